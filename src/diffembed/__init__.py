@@ -1,0 +1,36 @@
+"""Text embeddings from diffusion language models, and the honest comparison with autoregressive ones.
+
+The names below are the public door; each is imported when it is first used, so `import diffembed` is instant.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_DOOR = {
+    "Embedder": "diffembed.embedding.embedder",
+    "load_backbone": "diffembed.backbones.loading",
+    "DiffEmbedError": "diffembed.errors",
+    "Document": "diffembed.records",
+    "Encoder": "diffembed.records",
+    "Query": "diffembed.records",
+}
+
+if TYPE_CHECKING:
+    from diffembed.backbones.loading import load_backbone
+    from diffembed.embedding.embedder import Embedder
+    from diffembed.errors import DiffEmbedError
+    from diffembed.records import Document, Encoder, Query
+
+__all__ = ["DiffEmbedError", "Document", "Embedder", "Encoder", "Query", "load_backbone"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _DOOR:
+        return getattr(import_module(_DOOR[name]), name)
+    raise AttributeError(f"module 'diffembed' has no attribute {name!r}; it has {', '.join(sorted(_DOOR))}")
+
+
+def __dir__() -> list[str]:
+    return sorted(_DOOR)
