@@ -1,0 +1,1 @@
+"""Evaluation: suites, measures, baselines, significance; takes any `Encoder`."""
