@@ -1,0 +1,182 @@
+"""Whole files, and the passages they are cut into, each with its place in the file.
+
+Read `read_corpus` and `make_chunks`. Knows nothing of tokens: chunks are measured in characters.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffembed.documents.decoding import decode, name_of, open_bytes
+from diffembed.documents.rows import ROW_FORMATS, read_rows
+from diffembed.errors import ConfigError, EmptyInputError, InputError
+from diffembed.records import Document
+
+_SUFFIX_WORDS = (
+    ".adoc .asm .bash .bat .c .cc .cfg .clj .cmake .cpp .cs .css .cu .cuh .dart .el .erl .ex .exs .f90 .fish .go"
+    " .gradle .graphql .h .hpp .hs .ini .java .jl .js .jsx .kt .lisp .log .lua .m .markdown .md .mjs .mk .ml .nix"
+    " .org .php .pl .pm .proto .ps1 .py .pyi .r .rb .rs .rst .s .scala .scm .scss .sh .sql .svelte .swift .tcl .tex"
+    " .text .tf .toml .ts .tsx .txt .vim .vue .yaml .yml .zig .zsh"
+)
+TEXT_SUFFIXES = frozenset(_SUFFIX_WORDS.split())
+"""What `read_corpus` reads inside a folder, beside names without a suffix (README, Makefile ...)."""
+
+GENERATED_FOLDERS = frozenset({"__pycache__", "build", "dist", "node_modules", "target"})
+"""Folders whose content is made from other files; `read_corpus` passes over them, hidden ones and environments."""
+
+CHUNK_CHARS = 800
+"""Longest chunk. Chosen because prose of this length, and nearly all source code, fits the 256 tokens that small
+encoders read."""
+
+# From the best place to cut to the worst; a match ends where the next chunk begins.
+_CUTS = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"\n(?=#{1,6} )",  # before a markdown heading
+        r"\n[ \t\r]*\n(?=\S)",  # between paragraphs, or definitions that start at the margin
+        r"\n[ \t\r]*\n",
+        r"\n",
+        r"(?<=[.!?])\s+|(?<=[\u3002\uff01\uff1f])",  # after a sentence, western or CJK
+        r"\s+",
+    )
+)
+_BLANK_LINES = re.compile(r"(?:[^\S\n]*\n)*")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Corpus:
+    """What `read_corpus` found."""
+
+    documents: list[Document]
+    """Whole files (or rows), in the order of their paths; ids are paths relative to the folder."""
+    skipped: Mapping[str, str]
+    """Path -> why it was passed over: another kind of file, not text, unreadable, empty."""
+    is_rows: bool
+    """True for rows of a data file: their text may hold line breaks that are not lines of the file."""
+
+    def make_chunks(self, max_chars: int = CHUNK_CHARS) -> list[Document]:
+        """`make_chunks` of every document; chunks of a row keep the line of the row."""
+        return [
+            chunk
+            for document in self.documents
+            for chunk in make_chunks(document, max_chars=max_chars, counts_lines=not self.is_rows)
+        ]
+
+
+def read_corpus(source: Path | str) -> Corpus:
+    """Whole texts: every text, markdown and source file of a folder, one such file, a row file, or standard input.
+
+    Inside a folder, files of other kinds are passed over and listed; a file named directly must be readable.
+    Raises EmptyInputError when no text is left.
+    """
+    path = Path(source)
+    if str(source) != "-" and path.is_dir():
+        corpus = _read_folder(path)
+    elif str(source) != "-" and ROW_FORMATS.get(path.suffix.lower(), "txt") != "txt":
+        corpus = Corpus(documents=list(read_rows(path)), skipped={}, is_rows=True)
+    else:
+        with open_bytes(source) as file:
+            text = decode(file.read(), name_of(source))
+        document = Document(id=name_of(path.name), text=text, source=name_of(source))
+        corpus = Corpus(documents=[document], skipped={}, is_rows=False)
+    if not any(document.text.strip() for document in corpus.documents):
+        passed = f"; passed over: {_some_of(corpus.skipped)}" if corpus.skipped else ""
+        raise EmptyInputError(f"{name_of(source)} has no text, markdown or source{passed}")
+    return corpus
+
+
+def make_chunks(document: Document, *, max_chars: int = CHUNK_CHARS, counts_lines: bool = True) -> list[Document]:
+    """Passages of at most `max_chars` characters, cut at headings, paragraphs, lines, sentences or words.
+
+    Chunks do not overlap and leave out nothing but white space between them: `text[start : start + len(chunk.text)]`
+    is the chunk. A document that fits keeps its id, others become `id#start`; one of white space has no chunks.
+    counts_lines: False where line breaks of the text are not those of its source, so that all chunks share its line.
+    """
+    if max_chars < 1:
+        raise ConfigError(f"max_chars must be at least 1, got {max_chars}")
+    text = document.text
+    chunks: list[Document] = []
+    position, counted, line = 0, 0, document.line
+    while position < len(text):
+        end = _cut_after(text, position, max_chars)
+        # Blank lines in front go; the indentation of the first line of text stays.
+        start = _blank_end(text, position, end)
+        piece = text[start:end].rstrip()
+        position = end
+        if not piece:
+            continue
+        line += text.count("\n", counted, start) if counts_lines else 0
+        counted = start
+        whole = not chunks and not text[end:].strip()
+        chunks.append(
+            Document(
+                id=document.id if whole else f"{document.id}#{document.start + start}",
+                text=piece,
+                title=document.title,
+                source=document.source,
+                start=document.start + start,
+                line=line,
+            )
+        )
+    return chunks
+
+
+def _cut_after(text: str, start: int, max_chars: int) -> int:
+    """Where the chunk that begins at `start` ends: the last of the best cuts in the second half of its room."""
+    limit = start + max_chars
+    if limit >= len(text):
+        return len(text)
+    for pattern in _CUTS:
+        ends = [match.end() for match in pattern.finditer(text, start + max_chars // 2, limit)]
+        if ends and ends[-1] > start:
+            return ends[-1]
+    return limit
+
+
+def _blank_end(text: str, start: int, end: int) -> int:
+    match = _BLANK_LINES.match(text, start, end)
+    return match.end() if match else start
+
+
+def _read_folder(folder: Path) -> Corpus:
+    documents: list[Document] = []
+    skipped: dict[str, str] = {}
+
+    def note(error: OSError) -> None:
+        skipped[name_of(error.filename)] = f"cannot be read: {error.strerror}"
+
+    for root, folders, names in os.walk(folder, onerror=note):
+        folders[:] = sorted(name for name in folders if not _is_passed_over(Path(root) / name))
+        for path in sorted(Path(root) / name for name in names if not name.startswith(".")):
+            if path.suffix and path.suffix.lower() not in TEXT_SUFFIXES:
+                skipped[name_of(path)] = "another kind of file"
+                continue
+            try:
+                text = _read_text(path)
+            except InputError as error:
+                skipped[name_of(path)] = str(error)
+                continue
+            documents.append(Document(id=name_of(path.relative_to(folder).as_posix()), text=text, source=name_of(path)))
+    return Corpus(documents=documents, skipped=skipped, is_rows=False)
+
+
+def _read_text(path: Path) -> str:
+    # A pipe or a device inside a folder would block or never end.
+    if path.exists() and not path.is_file():
+        raise InputError(f"{name_of(path)} is not a regular file")
+    with open_bytes(path) as file:
+        text = decode(file.read(), name_of(path))
+    if not text.strip():
+        raise EmptyInputError(f"{name_of(path)} is empty")
+    return text
+
+
+def _some_of(skipped: Mapping[str, str]) -> str:
+    names = list(skipped)
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _is_passed_over(folder: Path) -> bool:
+    return folder.name.startswith(".") or folder.name in GENERATED_FOLDERS or (folder / "pyvenv.cfg").exists()

@@ -1,0 +1,180 @@
+"""The rows of txt, jsonl, csv, tsv and parquet files as documents, streamed, ids kept.
+
+Read `read_rows` first. Every complaint names the file with its line.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from diffembed.documents.decoding import decode, name_of, open_bytes
+from diffembed.errors import ConfigError, EmptyInputError, InputError, UnknownNameError
+from diffembed.records import Document
+
+MAX_CSV_FIELD_CHARS = 2**31 - 1
+
+ROW_FORMATS = {
+    ".txt": "txt",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+}
+"""File suffix -> format of `read_rows`."""
+
+
+def read_rows(
+    source: Path | str, *, format: str | None = None, text_column: str | None = None, id_column: str | None = None
+) -> Iterator[Document]:
+    """One Document per row of a file, or of standard input for `-`, streamed.
+
+    format: txt (one text per line, blank lines kept), jsonl, csv, tsv or parquet; None goes by the suffix, and takes
+        txt for standard input.
+    text_column: None takes `text`, or the only column that is not an id or a title. A `title` column becomes the title.
+    id_column: None takes `_id` or `id`; rows without either are numbered from 1.
+    Raises InputError for what cannot be read, with its line, and for an id that occurs twice; EmptyInputError for none.
+    """
+    name = name_of(source)
+    format = _row_format(source, format)
+    if format == "txt" and (text_column or id_column):
+        raise ConfigError("a txt file has no columns; text_column and id_column need jsonl, csv, tsv or parquet")
+    columns: tuple[str, str | None] | None = None
+    line_of_id: dict[str, int] = {}
+    num_rows, has_text = 0, False
+    with open_bytes(source) as file:
+        for line, row in _rows(file, name, format):
+            columns = columns or _choose_columns(row, name, text_column, id_column)
+            document = _row_document(row, columns, f"{name}:{line}", name=name, line=line, number=num_rows + 1)
+            if columns[1] is not None:
+                if document.id in line_of_id:
+                    raise InputError(
+                        f"{name} has the id {document.id!r} twice, in rows {line_of_id[document.id]} and {line}; "
+                        "make ids unique or leave their column out"
+                    )
+                line_of_id[document.id] = line
+            num_rows += 1
+            has_text = has_text or bool(document.full_text.strip())
+            yield document
+    if not has_text:
+        raise EmptyInputError(f"{name} has no texts" if num_rows == 0 else f"{name} has only blank texts")
+
+
+def _row_format(source: Path | str, format: str | None) -> str:
+    known = tuple(dict.fromkeys(ROW_FORMATS.values()))
+    if format is None:
+        if str(source) == "-":
+            return "txt"
+        suffix = Path(source).suffix.lower()
+        if suffix not in ROW_FORMATS and Path(source).exists() and not Path(source).is_dir():
+            name = name_of(source)
+            raise InputError(f"cannot tell the format of {name} by its suffix; give the format: {', '.join(known)}")
+        return ROW_FORMATS.get(suffix, "txt")
+    if format not in known:
+        raise UnknownNameError.of("row format", format, known)
+    return format
+
+
+def _rows(file: BinaryIO, name: str, format: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line, row); for parquet the number of the row stands for the line."""
+    if format == "txt":
+        for line, raw in enumerate(file, start=1):
+            yield line, {"text": decode(raw, name, line=line).removesuffix("\n").removesuffix("\r")}
+    elif format == "jsonl":
+        for line, raw in enumerate(file, start=1):
+            text = decode(raw, name, line=line)
+            if text.strip():
+                yield line, _json_row(text, f"{name}:{line}")
+    elif format == "parquet":
+        yield from _parquet_rows(file, name)
+    else:
+        yield from _csv_rows(file, name, "\t" if format == "tsv" else ",")
+
+
+def _json_row(text: str, place: str) -> dict[str, Any]:
+    try:
+        row = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{place} is not JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise InputError(f"{place} must be a JSON object with a text, got {type(row).__name__}")
+    return row
+
+
+def _csv_rows(file: BinaryIO, name: str, delimiter: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    lines = (decode(raw, name, line=line) for line, raw in enumerate(file, start=1))
+    # The module's limit of 131,072 characters per field is a process-wide guard; a long document may pass it.
+    csv.field_size_limit(MAX_CSV_FIELD_CHARS)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    try:
+        header = next(reader, [])
+        if len(set(header)) < len(header):
+            raise InputError(f"{name} names a column twice in its header: {', '.join(header)}")
+        for row in reader:
+            if not row:
+                continue
+            if len(row) != len(header):
+                raise InputError(f"{name}:{reader.line_num} has {len(row)} fields where the header has {len(header)}")
+            yield reader.line_num, dict(zip(header, row, strict=True))
+    except csv.Error as error:
+        raise InputError(f"{name}:{reader.line_num} is not valid csv: {error}") from error
+
+
+def _parquet_rows(file: BinaryIO, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.ParquetFile(file if file.seekable() else io.BytesIO(file.read()))
+        wanted = [field.name for field in table.schema_arrow if not pa.types.is_nested(field.type)]
+        number = 0
+        for batch in table.iter_batches(batch_size=1024, columns=wanted):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, row
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{name} is not a parquet file, or it is cut short") from error
+
+
+def _choose_columns(
+    row: Mapping[str, Any], name: str, text_column: str | None, id_column: str | None
+) -> tuple[str, str | None]:
+    have = ", ".join(row) or "none"
+    for column in (text_column, id_column):
+        if column is not None and column not in row:
+            raise InputError(f"{name} has no column {column!r}; it has {have}")
+    if id_column is None:
+        id_column = next((column for column in ("_id", "id") if column in row and column != text_column), None)
+    if text_column is None:
+        others = [column for column in row if column not in (id_column, "title")]
+        text_column = "text" if "text" in row else others[0] if len(others) == 1 else None
+    if text_column is None:
+        raise InputError(f"{name} has no column 'text'; choose the text column among {have}")
+    return text_column, id_column
+
+
+def _row_document(
+    row: Mapping[str, Any], columns: tuple[str, str | None], place: str, *, name: str, line: int, number: int
+) -> Document:
+    text_column, id_column = columns
+    text, title = row.get(text_column), row.get("title")
+    if not isinstance(text, str):
+        raise InputError(f"{place} must have a string in {text_column!r}, got {_shown(text)}")
+    if id_column is None:
+        return Document(id=str(number), text=text, title=_title(title), source=name, line=line)
+    identity = row.get(id_column)
+    is_name = isinstance(identity, str | int) and not isinstance(identity, bool) and str(identity).isprintable()
+    if not is_name or identity == "":
+        raise InputError(f"{place} must have a string or a whole number in {id_column!r}, got {_shown(identity)}")
+    return Document(id=str(identity), text=text, title=_title(title), source=name, line=line)
+
+
+def _title(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is None else f"{type(value).__name__} {str(value)[:40]!r}"
