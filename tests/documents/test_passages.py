@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffembed.documents import make_chunks, read_corpus
+from diffembed.documents import lines_about, make_chunks, read_corpus
 from diffembed.errors import ConfigError, EmptyInputError, InputError
 from diffembed.records import Document
 
@@ -117,3 +117,18 @@ def test_a_folder_without_text_is_an_error_that_names_what_is_there(tmp_path: Pa
         (tmp_path / f"{number}.bin").write_bytes(b"\0")
     with pytest.raises(EmptyInputError, match=r"passed over: .*0.bin, .*1.bin, .*2.bin and 2 more"):
         read_corpus(tmp_path)
+
+
+def test_the_shown_lines_are_those_about_the_question() -> None:
+    text = "# Notes\n\nnothing here\nor here\nTo install it\nrun the installer\nand wait\nthe end\n"
+    assert lines_about(text, "how is it installed?", num_lines=2) == [(4, "To install it"), (5, "run the installer")]
+    assert lines_about(text, "zebra", num_lines=2) == [(0, "# Notes"), (2, "nothing here")]
+    assert lines_about("", "anything") == []
+
+
+def test_long_lines_are_shown_in_pieces_around_the_words_asked_for() -> None:
+    text = "first\n" + "filler words " * 40 + "the tide rises twice a day " + "more filler " * 40
+    (piece,) = lines_about(text, "when does the tide rise?", num_lines=1)
+    assert piece[0] == 1
+    assert "the tide rises" in piece[1]
+    assert len(piece[1]) <= 160

@@ -4,7 +4,7 @@
 Knows nothing of models.
 """
 
-from diffembed.documents.passages import Corpus, make_chunks, read_corpus
+from diffembed.documents.passages import Corpus, lines_about, make_chunks, read_corpus
 from diffembed.documents.rows import ROW_FORMATS, read_rows
 
-__all__ = ["ROW_FORMATS", "Corpus", "make_chunks", "read_corpus", "read_rows"]
+__all__ = ["ROW_FORMATS", "Corpus", "lines_about", "make_chunks", "read_corpus", "read_rows"]

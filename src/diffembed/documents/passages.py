@@ -5,6 +5,7 @@ Read `read_corpus` and `make_chunks`. Knows nothing of tokens: chunks are measur
 
 import os
 import re
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,12 @@ GENERATED_FOLDERS = frozenset({"__pycache__", "build", "dist", "node_modules", "
 CHUNK_CHARS = 800
 """Longest chunk. Chosen because prose of this length, and nearly all source code, fits the 256 tokens that small
 encoders read."""
+
+LINE_CHARS = 160
+"""Longest piece of a line that `lines_about` gives: two rows of a terminal."""
+
+STEM_LETTERS = 6
+"""Letters by which `lines_about` compares words. Chosen because most English endings begin after them."""
 
 # From the best place to cut to the worst; a match ends where the next chunk begins.
 _CUTS = tuple(
@@ -121,6 +128,34 @@ def make_chunks(document: Document, *, max_chars: int = CHUNK_CHARS, counts_line
             )
         )
     return chunks
+
+
+def lines_about(text: str, question: str, *, num_lines: int = 3) -> list[tuple[int, str]]:
+    """The neighbouring lines that share most words with the question, each with its offset in lines.
+
+    Blank lines are left out, long ones come in pieces of at most LINE_CHARS with the same offset. Words are compared
+    by their first letters, so that `install` finds `installed`.
+    """
+    lines = [
+        (offset, piece)
+        for offset, line in enumerate(text.split("\n"))
+        for piece in ([line.rstrip()] if len(line) <= LINE_CHARS else textwrap.wrap(line, LINE_CHARS))
+        if piece.strip()
+    ]
+    wanted = _stems(question)
+    found = [_stems(line) & wanted for _, line in lines]
+    starts = range(max(1, len(lines) - num_lines + 1))
+    best = max(starts, key=lambda start: _score(found[start : start + num_lines]))
+    return lines[best : best + num_lines]
+
+
+def _score(found: list[set[str]]) -> tuple[int, int]:
+    """Different words first, then how many lines have one: the earliest of the best windows is shown."""
+    return len(set().union(*found)), sum(map(bool, found))
+
+
+def _stems(text: str) -> set[str]:
+    return {word[:STEM_LETTERS] for word in re.findall(r"\w{3,}", text.casefold())}
 
 
 def _cut_after(text: str, start: int, max_chars: int) -> int:

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -38,10 +39,16 @@ def read_rows(
     id_column: None takes `_id` or `id`; rows without either are numbered from 1.
     Raises InputError for what cannot be read, with its line, and for an id that occurs twice; EmptyInputError for none.
     """
-    name = name_of(source)
     format = _row_format(source, format)
     if format == "txt" and (text_column or id_column):
         raise ConfigError("a txt file has no columns; text_column and id_column need jsonl, csv, tsv or parquet")
+    documents = _stream(source, format, text_column, id_column)
+    # The first row is read at once, so that a file of no use is refused before a network is loaded for it.
+    return chain([next(documents)], documents)
+
+
+def _stream(source: Path | str, format: str, text_column: str | None, id_column: str | None) -> Iterator[Document]:
+    name = name_of(source)
     columns: tuple[str, str | None] | None = None
     line_of_id: dict[str, int] = {}
     num_rows, has_text = 0, False
