@@ -1,0 +1,340 @@
+"""From a name, a folder or a hub id to a `Backbone` whose attention is proved.
+
+Read `load_backbone`. Only safetensors are read; remote code runs only behind a flag and with a pinned revision.
+Must not know pooling, data or training.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from diffembed.backbones.attention import register_kernel
+from diffembed.backbones.contract import Verdict, kernel_name, prove
+from diffembed.backbones.registry import ATTENTIONS, Attention, FamilySpec, ModelSpec, family_of, find_model
+from diffembed.errors import CheckpointError, ConfigError, UnknownNameError
+from diffembed.provenance import hash_bytes
+
+Kernel = Literal["packed", "sdpa", "eager"]
+KERNELS: tuple[Kernel, ...] = ("packed", "sdpa", "eager")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+HUB_FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+FINGERPRINT_BLOCKS = 64
+FINGERPRINT_BLOCK_BYTES = 1 << 16
+
+
+@dataclass(kw_only=True, slots=True)
+class Backbone:
+    """A network that gives hidden states, its tokenizer, and what was proved of it."""
+
+    name: str
+    model: Any
+    """Native transformers body without a head, in eval mode."""
+    tokenizer: Any
+    family: FamilySpec
+    attention: Attention
+    kernel: Kernel
+    source_hash: str
+    """Identifies the weights: sha256 of the packaged file, or a fingerprint of the folder."""
+    mask_token_id: int | None
+    """The token a diffusion model restores; `None` where there is none."""
+    shifts_logits: bool
+    """True where position i predicts token i + 1 (networks born autoregressive)."""
+    max_tokens: int
+    verdict: Verdict | None
+    """`None` only inside `doctor`, which asks for the proof itself."""
+
+    @property
+    def config(self) -> Any:
+        """The transformers config, with `is_causal` as proved."""
+        return self.model.config
+
+    @property
+    def dim(self) -> int:
+        """Width of the hidden states."""
+        return int(self.model.config.hidden_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return self.model.dtype
+
+
+def load_backbone(
+    name: str,
+    *,
+    attention: Attention | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    kernel: Kernel = "packed",
+    allow_remote_code: bool = False,
+    revision: str | None = None,
+    is_proved: bool = True,
+) -> Backbone:
+    """The network of a known name (`diffembed models`), a local folder, or a hub id (`owner/name[@revision]`).
+
+    attention: `None` takes what the checkpoint stores, else causal for language models.
+    dtype: `auto` is bfloat16 where the processor multiplies it, float32 elsewhere.
+    is_proved: False skips the proof, for tests of the proof itself.
+    Raises UnknownNameError, CheckpointError, AttentionContractError.
+    """
+    if attention is not None and attention not in ATTENTIONS:
+        raise UnknownNameError.of("attention", attention, list(ATTENTIONS))
+    if kernel not in KERNELS:
+        raise UnknownNameError.of("attention kernel", kernel, list(KERNELS))
+    torch_device = pick_device(device)
+    torch_dtype = pick_dtype(dtype, torch_device)
+    register_kernel()
+    spec = find_model(name)
+    if spec is not None and spec.source == "tiny":
+        body, tokenizer, facts = _load_tiny(spec, attention, torch_dtype, kernel)
+    else:
+        folder = locate(name, spec, revision=revision, allow_remote_code=allow_remote_code)
+        body, tokenizer, facts = _load_folder(folder, name, attention, torch_dtype, kernel, allow_remote_code)
+    body = body.eval().to(torch_device)
+    family = family_of(body.config.model_type, name)
+    chosen = _stored_attention(body.config, family)
+    limit = int(getattr(body.config, "max_position_embeddings", None) or getattr(body.config, "n_positions", 1 << 20))
+    return Backbone(
+        name=spec.name if spec is not None else name,
+        model=body,
+        tokenizer=tokenizer,
+        family=family,
+        attention=chosen,
+        kernel=kernel,
+        source_hash=facts["source_hash"],
+        mask_token_id=facts.get("mask_token_id", getattr(tokenizer, "mask_token_id", None)),
+        shifts_logits=facts.get("shifts_logits", not family.is_encoder),
+        max_tokens=min(limit, spec.max_tokens) if spec is not None and spec.max_tokens else limit,
+        verdict=prove(body, family, chosen, kernel) if is_proved else None,
+    )
+
+
+def pick_device(device: str) -> torch.device:
+    """`auto` is the first GPU, else the CPU."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)
+
+
+def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """`auto` is bfloat16 where the processor multiplies it (AMX, AVX512-BF16, CUDA), float32 elsewhere."""
+    if dtype == "auto":
+        return torch.bfloat16 if has_bfloat16(device) else torch.float32
+    if dtype not in DTYPES:
+        raise UnknownNameError.of("dtype", dtype, ["auto", *DTYPES])
+    return DTYPES[dtype]
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """True where bfloat16 products run in hardware; elsewhere they are emulated and slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    capabilities = torch.backends.cpu.get_cpu_capability()
+    return (
+        capabilities.startswith("AVX512") and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and _has_bf16_units()
+    )
+
+
+def _has_bf16_units() -> bool:
+    """The kernel's flags: mkldnn also calls bfloat16 supported where it is only emulated with AVX512."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def locate(name: str, spec: ModelSpec | None, *, revision: str | None = None, allow_remote_code: bool = False) -> Path:
+    """The folder that holds the weights of a name, a path or a hub id; fetched or unpacked on first use."""
+    if spec is not None and spec.source == "gguf-package":
+        from diffembed.backbones.gguf import native_folder
+
+        return native_folder(spec)
+    if spec is not None and spec.source == "package":
+        return _package_folder(spec)
+    path = Path(name).expanduser()
+    if spec is None and (path.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1):
+        if not path.is_dir():
+            raise CheckpointError(
+                f"{name} is not a folder; name a checkpoint folder, a hub id or one of: diffembed models"
+            )
+        return path
+    hub_id, _, pinned = (spec.location if spec is not None else name).partition("@")
+    return _fetch(hub_id, pinned or revision or (spec.revision if spec is not None else None), allow_remote_code)
+
+
+def _package_folder(spec: ModelSpec) -> Path:
+    import importlib
+
+    try:
+        package = importlib.import_module(spec.location)
+    except ImportError as error:
+        raise CheckpointError(
+            f"the package {spec.location} with the weights of {spec.name} is not installed"
+        ) from error
+    return Path(package.get_model_path())
+
+
+def _fetch(hub_id: str, revision: str | None, allow_remote_code: bool) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    if allow_remote_code and (revision is None or not COMMIT.fullmatch(revision)):
+        raise ConfigError(f"remote code of {hub_id} needs a pinned revision: {hub_id}@<40 hex digits of a commit>")
+    patterns = [*HUB_FILES, "*.py"] if allow_remote_code else list(HUB_FILES)
+    try:
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        raise CheckpointError(
+            f"{hub_id} could not be fetched from the hub ({type(error).__name__}); check the name, the connection and "
+            f"the access rights, or give a local folder"
+        ) from error
+
+
+def _load_tiny(spec: ModelSpec, attention: Attention | None, dtype: torch.dtype, kernel: Kernel) -> Any:
+    from diffembed.backbones.tiny import build_tiny
+
+    model, tokenizer = build_tiny(spec.family)
+    body = model.model
+    _set_attention(body.config, family_of(spec.family, spec.name), attention, spec.name)
+    body.set_attn_implementation(kernel_name(kernel))
+    facts = {"source_hash": hash_bytes(f"{spec.name} seed 0".encode()), "shifts_logits": True}
+    return body.to(dtype), tokenizer, facts
+
+
+def _load_folder(
+    folder: Path, origin: str, attention: Attention | None, dtype: torch.dtype, kernel: Kernel, allow_remote_code: bool
+) -> Any:
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
+    from transformers.utils import logging as transformers_logging
+
+    _require_safetensors(folder, origin)
+    raw = _read_config(folder, origin)
+    if "auto_map" in raw and not allow_remote_code:
+        raise CheckpointError(
+            f"{origin} needs remote code; convert it to a native checkpoint with: diffembed convert {origin} OUT"
+        )
+    family = family_of(raw.get("model_type", "?"), origin)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=allow_remote_code)
+    _set_attention(config, family, attention, origin)
+    transformers_logging.disable_progress_bar()
+    try:
+        body, info = AutoModel.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            attn_implementation=kernel_name(kernel),
+            trust_remote_code=allow_remote_code,
+            output_loading_info=True,
+        )
+    except Exception as error:
+        # safetensors, json and shape errors have no common base; each means that the weights cannot be used.
+        raise CheckpointError(
+            f"{origin} cannot be loaded: {str(error).splitlines()[0] if str(error) else error!r}"
+        ) from error
+    _require_whole(body, info, origin)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=allow_remote_code)
+    stored = folder / "diffembed.json"
+    facts = json.loads(stored.read_text(encoding="utf-8")) if stored.exists() else {}
+    facts.setdefault("source_hash", fingerprint(folder))
+    return body, tokenizer, facts
+
+
+def _read_config(folder: Path, origin: str) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.exists():
+        raise CheckpointError(f"{origin} has no config.json; it is not a checkpoint folder")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{origin}: config.json is damaged ({error})") from error
+    return config if isinstance(config, dict) else {}
+
+
+def _require_safetensors(folder: Path, origin: str) -> None:
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))
+        if pickles:
+            raise CheckpointError(
+                f"{origin} holds only pickled weights ({pickles[0]}), which can run code when opened; "
+                "save them as safetensors first"
+            )
+        raise CheckpointError(f"{origin} has no *.safetensors file")
+    for file in files:
+        size = file.stat().st_size
+        with file.open("rb") as opened:
+            header_bytes = int.from_bytes(opened.read(8), "little")
+            try:
+                header = json.loads(opened.read(header_bytes)) if 0 < header_bytes < size else None
+            except (UnicodeDecodeError, json.JSONDecodeError):
+                header = None
+        if header is None:
+            raise CheckpointError(f"{origin}: {file.name} is truncated or damaged; fetch it again")
+        end = max((item["data_offsets"][1] for key, item in header.items() if key != "__metadata__"), default=0)
+        if size != 8 + header_bytes + end:
+            raise CheckpointError(
+                f"{origin}: {file.name} is truncated: {size} bytes, its header says {8 + header_bytes + end}; fetch it again"
+            )
+
+
+def _require_whole(body: Any, info: dict[str, Any], origin: str) -> None:
+    # A pooler that the published checkpoint left out is never used: pooling is ours.
+    missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
+    if missing:
+        raise CheckpointError(f"{origin} lacks {len(missing)} tensors, first {missing[0]!r}; the weights are not whole")
+    if info.get("mismatched_keys"):
+        raise CheckpointError(f"{origin} has tensors of another shape, first {sorted(info['mismatched_keys'])[0]!r}")
+    for name, parameter in body.named_parameters():
+        # The sum is finite exactly when every entry is, short of an overflow that float64 rules out.
+        if not torch.isfinite(parameter.detach().sum(dtype=torch.float64)):
+            raise CheckpointError(f"{origin}: tensor {name!r} holds NaN or infinite values")
+
+
+def _set_attention(config: Any, family: FamilySpec, attention: Attention | None, origin: str) -> None:
+    """Writes the intent onto the config object: the one way transformers 5 honours in every family."""
+    # An embedder reads each text once: keys are never kept for a next token.
+    config.use_cache = False
+    if family.is_encoder:
+        if attention == "causal":
+            raise ConfigError(f"{origin} is a {family.model_type} encoder and cannot be made causal")
+        return
+    if attention is None:
+        attention = _stored_attention(config, family)
+    config.is_causal = attention == "causal"
+    if attention == "causal" and getattr(config, "use_bidirectional_attention", None):
+        raise ConfigError(f"{origin} stores use_bidirectional_attention and cannot be loaded as causal")
+
+
+def _stored_attention(config: Any, family: FamilySpec) -> Attention:
+    if family.is_encoder or getattr(config, "use_bidirectional_attention", None):
+        return "bidirectional"
+    return "causal" if getattr(config, "is_causal", True) else "bidirectional"
+
+
+def fingerprint(folder: Path) -> str:
+    """Hash of a checkpoint: config.json whole, every safetensors header, and 64 blocks spread over each file.
+
+    Reads at most 4 MB a file, so that a 15 GB model is named in a second.
+    """
+    parts = [(folder / "config.json").read_bytes()]
+    for file in sorted(folder.glob("*.safetensors")):
+        size = file.stat().st_size
+        with file.open("rb") as opened:
+            header_bytes = int.from_bytes(opened.read(8), "little")
+            parts += [file.name.encode(), size.to_bytes(8, "little"), opened.read(header_bytes)]
+            for block in range(FINGERPRINT_BLOCKS):
+                opened.seek(block * max(size - FINGERPRINT_BLOCK_BYTES, 0) // (FINGERPRINT_BLOCKS - 1))
+                parts.append(opened.read(FINGERPRINT_BLOCK_BYTES))
+    return hash_bytes(b"".join(parts))

@@ -1,0 +1,165 @@
+"""The only place where text becomes ids: instruction, template, special tokens, truncation.
+
+Read `TextTemplate`, then `Tokenizer.encode`. Training and inference call the same function, and the template is saved
+with the checkpoint. Parts are tokenised apart and joined as ids, so that a boundary never drifts.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffembed.errors import ConfigError, InputError, OverflowingTextError, UnknownNameError
+
+Kind = Literal["query", "document"]
+Overflow = Literal["error", "truncate", "chunk"]
+OVERFLOWS: tuple[Overflow, ...] = ("error", "truncate", "chunk")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextTemplate:
+    """How a text is dressed before it is read; every field is part of the checkpoint."""
+
+    instruction_format: str = "{instruction}\n"
+    """Written before a query that has an instruction. The line break keeps the parts' tokens apart."""
+    default_instruction: str = ""
+    """Used for queries when the caller passes `None`; empty for none."""
+    document_prefix: str = ""
+    """Written before every document (`passage: ` in the E5 models)."""
+    wrapper: str = "{text}"
+    """Chat wrapper around instruction and text, attended and never pooled; `{text}` marks their place."""
+    appends_eos: bool = False
+    """True writes the end-of-text token last and counts it as part of the text (E5-Mistral pools it)."""
+    pools_instruction: bool = False
+    """True averages the instruction's tokens too, the setting of arXiv 2505.15045; else they are only attended."""
+
+    def __post_init__(self) -> None:
+        for field, mark in (("instruction_format", "{instruction}"), ("wrapper", "{text}")):
+            if getattr(self, field).count(mark) != 1:
+                raise ConfigError(f"{field} is {getattr(self, field)!r}; it must contain {mark} once")
+
+    def instruction_text(self, kind: Kind, instruction: str | None) -> str:
+        """What stands before the text. Raises ConfigError for a document with an instruction."""
+        if kind == "document":
+            if instruction:
+                raise ConfigError("documents take no instruction; encode the text as a query, or leave it out")
+            return self.document_prefix
+        chosen = self.default_instruction if instruction is None else instruction
+        return self.instruction_format.replace("{instruction}", chosen) if chosen else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """One text, or one window of it, as the network reads it."""
+
+    ids: NDArray[np.int32]
+    pool_start: int
+    pool_stop: int
+    """The half-open range of tokens that is pooled; empty for a text without any token."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedText:
+    """The windows of one text: one, or several under the policy `chunk`."""
+
+    windows: tuple[Tokens, ...]
+    is_truncated: bool
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens the network reads for this text."""
+        return sum(len(window) for window in self.windows)
+
+
+class Tokenizer:
+    """A checkpoint's tokenizer under a template."""
+
+    def __init__(self, tokenizer: Any, template: TextTemplate, *, max_tokens: int, pools_special_tokens: bool) -> None:
+        """`tokenizer`: a transformers fast tokenizer."""
+        self._backend = tokenizer.backend_tokenizer
+        # Truncation or padding that a tokenizer.json switches on would cut and fill behind our back.
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self.template = template
+        self.max_tokens = max_tokens
+        self._pools_special_tokens = pools_special_tokens
+        self._bos, self._tail = self._special_tokens()
+        before, after = template.wrapper.split("{text}")
+        self._before, self._after = self._encode_one(before), self._encode_one(after)
+        if template.appends_eos and tokenizer.eos_token_id is None:
+            raise ConfigError("appends_eos is set, but the tokenizer has no end-of-text token")
+        self._eos = [int(tokenizer.eos_token_id)] if template.appends_eos else []
+
+    def _special_tokens(self) -> tuple[list[int], list[int]]:
+        """(ids written first, ids written last) of a single sequence: [BOS], [] or [CLS], [SEP]."""
+        bare = self._backend.encode("a", add_special_tokens=False).ids
+        full = self._backend.encode("a", add_special_tokens=True).ids
+        start = next(i for i in range(len(full)) if full[i : i + len(bare)] == bare)
+        return full[:start], full[start + len(bare) :]
+
+    def _encode_one(self, text: str) -> list[int]:
+        return self._backend.encode(text, add_special_tokens=False).ids if text else []
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        *,
+        kind: Kind,
+        instruction: str | None = None,
+        overflow: Overflow = "truncate",
+    ) -> list[TokenizedText]:
+        """Ids of each text, at most `max_tokens` a window, and the range that is pooled.
+
+        overflow: `error` refuses a longer text, `truncate` cuts its end, `chunk` cuts it into windows.
+        Raises InputError for what is not a string, OverflowingTextError, ConfigError if the instruction leaves no room.
+        """
+        if overflow not in OVERFLOWS:
+            raise UnknownNameError.of("overflow policy", overflow, list(OVERFLOWS))
+        head = self._bos + self._before
+        prefix = self._encode_one(clean(self.template.instruction_text(kind, instruction)))
+        tail = self._after + self._tail
+        room = self.max_tokens - len(head) - len(prefix) - len(self._eos) - len(tail)
+        if room < 1:
+            raise ConfigError(
+                f"the instruction and the template take {self.max_tokens - room} tokens, the limit is {self.max_tokens}; "
+                "shorten the instruction or raise max_tokens"
+            )
+        encodings = self._backend.encode_batch([clean(text) for text in texts], add_special_tokens=False)
+        results = []
+        for position, encoding in enumerate(encodings):
+            ids = encoding.ids
+            is_long = len(ids) > room
+            if is_long and overflow == "error":
+                raise OverflowingTextError(
+                    f"text {position} has {len(ids)} tokens, {room} fit; use overflow='truncate' or 'chunk'"
+                )
+            stops = range(room, len(ids) + room, room) if is_long and overflow == "chunk" else (room,)
+            windows = tuple(self._dress(head, prefix, ids[stop - room : stop], tail) for stop in stops)
+            results.append(TokenizedText(windows, is_truncated=is_long and overflow == "truncate"))
+        return results
+
+    def _dress(self, head: list[int], prefix: list[int], ids: list[int], tail: list[int]) -> Tokens:
+        text = ids + self._eos
+        whole = np.array(head + prefix + text + tail, dtype=np.int32)
+        if self._pools_special_tokens:
+            return Tokens(whole, 0, len(whole))
+        start = len(head) if self.template.pools_instruction else len(head) + len(prefix)
+        stop = len(head) + len(prefix) + len(text)
+        # A text without a token of its own pools nothing, not its instruction.
+        return Tokens(whole, start, stop) if text else Tokens(whole, stop, stop)
+
+
+def clean(text: str) -> str:
+    """The text as a tokenizer can read it: lone surrogates become U+FFFD. Raises InputError for what is not a string."""
+    if not isinstance(text, str):
+        raise InputError(f"a text must be a string, got {type(text).__name__}")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
