@@ -58,7 +58,7 @@ lock:
 	build/lock/bin/python -m pip install --quiet "$$(sed -n '/^torch==/p' constraints.txt)"
 	build/lock/bin/python -m pip install --quiet --editable '.[$(EVERY_EXTRA)]'
 	sed -n '/^#/p' constraints.txt > build/constraints.txt
-	build/lock/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' >> build/constraints.txt
+	build/lock/bin/python -m pip freeze --all --exclude-editable | sed '/^pip==/d; s/+[a-z0-9.]*$$//' >> build/constraints.txt
 	mv build/constraints.txt constraints.txt
 
 clean:
