@@ -139,16 +139,18 @@ def test_rows_without_an_id_are_named_by_their_texts():
     reader = TripletReader("s")
     kept = list(reader.read(("f", row) for row in rows))
     assert len({triplet.id for triplet in kept}) == 3
-    assert reader.report.defects == {Defect.DUPLICATE_ID: 1}
+    assert reader.report.filtered == {Defect.REPEATED_ROW: 1}
+    assert reader.report.num_bad == 0
 
 
 def test_the_message_past_max_bad_rows_counts_every_reason(tmp_path):
-    path = write_lines(tmp_path / "rows.jsonl", [GOOD, "{broken", {"query": "q"}, {"query": "q"}, GOOD])
+    path = write_lines(tmp_path / "rows.jsonl", [GOOD, "{broken", {"query": "q"}, {"query": "q"}, {"positive": "", "query": "q"}])
     with pytest.raises(InputError) as error:
         load_triplets(path, max_bad_rows=3)
     message = str(error.value)
     assert "4 of 5 rows are bad" in message
     assert "2 missing field" in message
+    assert "1 empty positive" in message
     assert "rows.jsonl:2: not a JSON object" in message
     triplets, report = load_triplets(path, max_bad_rows=4)
     assert len(triplets) == report.num_kept == 1

@@ -54,6 +54,9 @@ class Defect(StrEnum):
     POSITIVE_IS_QUERY = "positive equal to the query"
     DUPLICATE_ID = "duplicate id"
     NOT_UNICODE = "text that is not valid Unicode"
+    UNRESOLVED_ID = "positive id without a document"
+    REPEATED_ROW = "exact repeat of another row"
+    """Only for rows without an id of their own; harmless, so it counts as filtered and not as bad."""
 
 
 @dataclass(kw_only=True)
@@ -126,18 +129,28 @@ class TripletReader:
         self._ids: set[bytes] = set()
 
     def read(self, rows: Iterable[tuple[str, Any]]) -> Iterator[Triplet]:
-        """Triplets of (place, row) pairs; a row that is not a mapping counts as malformed."""
+        """Triplets of (place, row) pairs, every row counted."""
         for where, row in rows:
-            self.report.num_rows += 1
-            parsed = self.parse(row)
-            if isinstance(parsed, Defect):
-                self.report.count_defect(parsed, where)
-            else:
-                self.report.num_kept += 1
-                yield parsed
+            if (triplet := self.take(where, row)) is not None:
+                yield triplet
+
+    def take(self, where: str, row: Any) -> Triplet | None:
+        """The triplet of one row, or None; counts the row either way."""
+        self.report.num_rows += 1
+        parsed = self.parse(row)
+        if isinstance(parsed, Triplet):
+            self.report.num_kept += 1
+            return parsed
+        if parsed is Defect.REPEATED_ROW:
+            self.report.filtered[parsed.value] += 1
+        else:
+            self.report.count_defect(parsed, where)
+        return None
 
     def parse(self, row: Any) -> "Triplet | Defect":
-        """The triplet of one row, or why there is none."""
+        """The triplet of one row, or why there is none; a `Defect` in place of a row is handed on."""
+        if isinstance(row, Defect):
+            return row
         if not isinstance(row, Mapping):
             return Defect.MALFORMED
         values, labels = self._split(row)
@@ -165,7 +178,7 @@ class TripletReader:
         given = values.get("id")
         row_id = str(given) if given is not None else hash_texts(query, positive, instruction or "", *kept)[:16]
         if not self._is_new(row_id):
-            return Defect.DUPLICATE_ID
+            return Defect.DUPLICATE_ID if given is not None else Defect.REPEATED_ROW
         return Triplet(
             id=row_id,
             query=query,
