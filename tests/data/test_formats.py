@@ -144,7 +144,9 @@ def test_rows_without_an_id_are_named_by_their_texts():
 
 
 def test_the_message_past_max_bad_rows_counts_every_reason(tmp_path):
-    path = write_lines(tmp_path / "rows.jsonl", [GOOD, "{broken", {"query": "q"}, {"query": "q"}, {"positive": "", "query": "q"}])
+    path = write_lines(
+        tmp_path / "rows.jsonl", [GOOD, "{broken", {"query": "q"}, {"query": "q"}, {"positive": "", "query": "q"}]
+    )
     with pytest.raises(InputError) as error:
         load_triplets(path, max_bad_rows=3)
     message = str(error.value)
