@@ -8,9 +8,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from diffembed.embedding.embedder import Embedder
+from diffembed.embedding.text import Kind, Overflow
 from diffembed.errors import ConfigError
 from diffembed.provenance import atomic_file
 from diffembed.records import Document
@@ -41,10 +42,10 @@ def encode_to_parquet(
     documents: Iterable[Document],
     out: Path | str,
     *,
-    kind: Literal["document", "query"] = "document",
+    kind: Kind = "document",
     instruction: str | None = None,
     dims: int | None = None,
-    overflow: Literal["error", "truncate", "chunk"] = "truncate",
+    overflow: Overflow = "truncate",
 ) -> FileReport:
     """Encodes documents as they come and writes one row each: id, vector, num_tokens, is_truncated.
 

@@ -1,0 +1,86 @@
+"""How results reach the terminal: tables for people, JSON lines for machines, always on stdout.
+
+Nothing is cut to fit: long cells wrap. Control characters of a file never reach the terminal as such.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from diffembed.records import Hit
+
+
+def print_json(value: Any) -> None:
+    """One line of JSON."""
+    print(json.dumps(value, ensure_ascii=False, default=str))
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, numbers: Sequence[str] = ()) -> None:
+    """A table with a header; the columns named in `numbers` are aligned on the right."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold", justify="right" if column in numbers else "left")
+    for row in rows:
+        table.add_row(*(Text(printable(str(cell))) for cell in row))
+    _print(table)
+
+
+def print_facts(facts: Mapping[str, object]) -> None:
+    """A column of names with their values beside them."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        table.add_row(Text(name, style="bold"), Text(printable(str(value))))
+    _print(table)
+
+
+def print_hits(hits: Sequence[Hit], question: str, *, numbers_lines: bool) -> None:
+    """Ranked passages: score, file and line, then the lines that speak most of the question.
+
+    numbers_lines: False where lines of the text are not lines of its file; the document's id is shown instead.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    from diffembed.documents import lines_about
+
+    for hit in hits:
+        document = hit.document
+        head = Text(f"{hit.rank:>2}  {hit.score:.3f}  ")
+        head.append(printable(f"{document.source}:{document.line}"), style="bold")
+        head.append("" if numbers_lines else f"  {printable(document.id)}")
+        _print(head)
+        lines = Table.grid(padding=(0, 2))
+        lines.add_column(justify="right", min_width=9, style="dim")
+        lines.add_column(overflow="fold")
+        for offset, line in lines_about(document.text, question):
+            lines.add_row(str(document.line + offset) if numbers_lines else "", Text(printable(line)))
+        _print(lines)
+
+
+def _print(renderable: Any) -> None:
+    """To the terminal as it is; into a file or a pipe without the blanks that fill a column."""
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=False)
+    if console.is_terminal:
+        console.print(renderable)
+        return
+    with console.capture() as captured:
+        console.print(renderable)
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
+def printable(text: str) -> str:
+    """The text with tabs as spaces and other control characters, lone surrogates too, as a replacement character."""
+    return "".join(
+        letter if letter.isprintable() or letter == "\n" else "    " if letter == "\t" else "\ufffd" for letter in text
+    )

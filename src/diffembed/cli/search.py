@@ -1,0 +1,67 @@
+"""`diffembed search`."""
+
+import sys
+from dataclasses import asdict
+
+from diffembed.cli.options import DEFAULT_MODEL, Attention, Dtype, Json, Model, Pooling, Source, say_default
+from diffembed.cli.printing import print_hits, print_json
+
+
+def search(
+    source: Source,
+    question: str,
+    /,
+    *,
+    model: Model = None,
+    top_k: int = 5,
+    instruction: str | None = None,
+    pooling: Pooling = None,
+    attention: Attention = None,
+    dtype: Dtype = "auto",
+    json: Json = False,
+) -> None:
+    """Search text, markdown and source files by meaning.
+
+    Files are cut into passages; the nearest ones are shown with file, line and the lines that share most words with
+    the question. Everything is encoded anew at each call and held in memory.
+
+    Example:
+        diffembed search README.md "how is it installed?"
+
+    Parameters
+    ----------
+    source
+        A folder, a file, or - for standard input; rows of jsonl, csv, tsv and parquet files are texts too.
+    question
+        What to look for.
+    model
+        A name that `diffembed models` lists, a folder, or a hub id; all-minilm-l6-v2 if none is given.
+    top_k
+        Number of passages to show.
+    instruction
+        Instruction in front of the question; '' for none, the model's own if none is given.
+    pooling
+        How token states become one vector; the model's own if none is given.
+    attention
+        Let tokens see both sides or only the past; the model's own if none is given.
+    dtype
+        Number format of the network; auto is bfloat16 where the processor multiplies it.
+    json
+        Print one JSON line per passage.
+    """
+    from diffembed.documents import read_corpus
+    from diffembed.embedding.embedder import Embedder
+    from diffembed.embedding.nearest import search_documents
+
+    corpus = read_corpus(source)
+    passages = corpus.make_chunks()
+    say_default(model)
+    skipped = f"; {len(corpus.skipped)} other files passed over" if corpus.skipped else ""
+    print(f"diffembed: {len(corpus.documents)} texts in {len(passages)} passages{skipped}", file=sys.stderr)
+    embedder = Embedder.load(model or DEFAULT_MODEL, attention=attention, pooling=pooling, dtype=dtype)
+    hits = search_documents(embedder, passages, question, top_k=top_k, instruction=instruction)
+    if json:
+        for hit in hits:
+            print_json({"rank": hit.rank, "score": hit.score, **asdict(hit.document)})
+        return
+    print_hits(hits, question, numbers_lines=not corpus.is_rows)
