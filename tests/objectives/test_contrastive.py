@@ -66,9 +66,10 @@ def test_explicit_negatives_of_other_rows_are_no_candidates():
 
 KEYS = TextKeys(
     query_B=torch.tensor([1, 2, 1]),
+    query_text_B=torch.tensor([101, 102, 101]),
     positive_B=torch.tensor([11, 12, 13]),
     # Columns: three positives, then three negatives: a copy of positive 0, a copy of query 1, something else.
-    candidate_N=torch.tensor([11, 12, 13, 11, 2, 30]),
+    candidate_N=torch.tensor([11, 12, 13, 11, 102, 30]),
     candidate_query_N=torch.tensor([1, 2, 1, 0, 0, 0]),
 )
 

@@ -35,12 +35,15 @@ class TextKeys:
     """Int64 hashes by which equal texts are found, of this process's queries and of all candidates."""
 
     query_B: Tensor
+    """Key of each query together with its instruction: under another one the same text asks for something else."""
+    query_text_B: Tensor
+    """Key of each query's text alone, comparable with documents."""
     positive_B: Tensor
     """Key of each query's own positive."""
     candidate_N: Tensor
     """Key of each candidate document."""
     candidate_query_N: Tensor
-    """Key of the query whose positive the candidate is; 0 where it is a negative. A repeated query wants both."""
+    """Key of the query, instruction included, whose positive the candidate is; 0 where it is a negative."""
 
 
 def false_negatives(
@@ -56,7 +59,7 @@ def false_negatives(
     drop_BN = torch.zeros_like(score_BN, dtype=torch.bool)
     if keys is not None:
         drop_BN |= keys.candidate_N == keys.positive_B[:, None]
-        drop_BN |= keys.candidate_N == keys.query_B[:, None]
+        drop_BN |= keys.candidate_N == keys.query_text_B[:, None]
         drop_BN |= keys.candidate_query_N == keys.query_B[:, None]
     if margin is not None:
         if margin < 0:

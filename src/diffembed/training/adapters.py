@@ -1,0 +1,127 @@
+"""Low-rank adapters on a network, and the folders a trained embedder is saved in.
+
+Read `attach_lora` and `save_embedder`. The adapters are PEFT's; the folder is the one `embedding/checkpoint.py` reads.
+"""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diffembed.embedding.checkpoint import CONFIG_FILE
+from diffembed.embedding.embedder import Embedder
+from diffembed.embedding.lora import PREFIX
+from diffembed.errors import ConfigError, MissingExtraError
+from diffembed.provenance import write_json
+from diffembed.training.config import LoraConfig
+
+BASE = "base"
+
+
+def attach_lora(network: torch.nn.Module, config: LoraConfig) -> int:
+    """Puts adapters on the named linear layers and freezes everything else; returns the number of trained weights.
+
+    The network keeps its class and its attention. The first values come from the global random state: A is random,
+    B is zero, so the network computes what it did before.
+    Raises ConfigError when a target is no linear layer of the network.
+    """
+    peft = _import_peft()
+    linear = sorted({name.rpartition(".")[2] for name, module in network.named_modules() if _is_linear(module)})
+    missing = [target for target in config.targets if target not in linear]
+    if missing:
+        raise ConfigError(
+            f"the network has no linear layer {missing[0]!r} to adapt; lora.targets may name {', '.join(linear)}"
+        )
+    settings = _peft_config(peft, config)
+    for weight in network.parameters():
+        weight.requires_grad_(False)
+    peft.inject_adapter_in_model(settings, network)
+    if config.dtype == "float32":
+        for weight in network.parameters():
+            if weight.requires_grad:
+                weight.data = weight.data.float()
+    return sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
+
+
+def save_lora(network: torch.nn.Module, config: LoraConfig, base: str, folder: Path) -> None:
+    """Writes the adapters as PEFT writes them, so that PEFT and `merge_lora` read them."""
+    from safetensors.torch import save_file
+
+    peft = _import_peft()
+    weights = {
+        PREFIX + name.replace(".default.", "."): weight.detach().contiguous().clone()
+        for name, weight in network.named_parameters()
+        if ".lora_" in name
+    }
+    folder.mkdir(parents=True)
+    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    settings = _peft_config(peft, config)
+    settings.base_model_name_or_path = base
+    settings.inference_mode = True
+    settings.save_pretrained(str(folder))
+
+
+def save_embedder(
+    embedder: Embedder,
+    folder: Path,
+    *,
+    final: Path,
+    name: str,
+    lora: LoraConfig | None,
+    provenance: dict[str, Any],
+) -> None:
+    """Writes the checkpoint folder of a trained embedder into `folder`, which will be renamed to `final`.
+
+    lora: the adapters that are trained come after those the embedder was loaded with; None writes all weights under
+    `base/`, with earlier adapters merged in.
+    """
+    folder.mkdir(parents=True)
+    config = replace(embedder.config(final), name=name)
+    if lora is not None:
+        for adapter, source in zip(config.adapters, embedder.adapter_folders, strict=True):
+            shutil.copytree(source, folder / adapter)
+        trained = f"adapter-{len(config.adapters)}"
+        save_lora(embedder.backbone.model, lora, config.base, folder / trained)
+        config = replace(config, adapters=(*config.adapters, trained))
+    else:
+        _save_base(embedder, folder / BASE)
+        from diffembed.backbones.loading import fingerprint
+
+        config = replace(config, base=f"./{BASE}", base_hash=fingerprint(folder / BASE), adapters=())
+    write_json(folder / CONFIG_FILE, config.as_dict())
+    verdict = embedder.backbone.verdict
+    write_json(folder / "provenance.json", {"contract": verdict.as_dict() if verdict else None, **provenance})
+
+
+def _save_base(embedder: Embedder, folder: Path) -> None:
+    backbone = embedder.backbone
+    backbone.model.save_pretrained(folder)
+    backbone.tokenizer.save_pretrained(folder)
+    write_json(
+        folder / "diffembed.json",
+        {"mask_token_id": backbone.mask_token_id, "shifts_logits": backbone.shifts_logits},
+    )
+
+
+def _peft_config(peft: Any, config: LoraConfig) -> Any:
+    return peft.LoraConfig(
+        r=config.rank,
+        lora_alpha=config.scale_alpha,
+        lora_dropout=config.dropout,
+        target_modules=list(config.targets),
+        bias="none",
+    )
+
+
+def _is_linear(module: torch.nn.Module) -> bool:
+    return isinstance(module, torch.nn.Linear)
+
+
+def _import_peft() -> Any:
+    try:
+        import peft
+    except ImportError as error:
+        raise MissingExtraError.of("peft", "train") from error
+    return peft

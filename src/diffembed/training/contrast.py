@@ -1,0 +1,148 @@
+"""Contrastive fine-tuning of a language model into an embedder, on the sentence-transformers trainer.
+
+Read `train`. Rows come from `data/`, packs and pooling from `embedding/`, losses from `losses.py`, checkpoints and the
+stop at NaN from `safety.py`. Must not know the evaluation suites: `make_score` brings them.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diffembed.data.formats import RowReport, Triplet, hash_triplets, triplet_row
+from diffembed.data.mixing import BatchPlan
+from diffembed.data.set_aside import set_aside
+from diffembed.data.sources import load_sources
+from diffembed.embedding.embedder import Embedder
+from diffembed.errors import ConfigError, MissingExtraError
+from diffembed.training.batches import PlannedBatches, TripletCollator, rows_for_loss
+from diffembed.training.callbacks import Score
+from diffembed.training.config import TrainConfig
+from diffembed.training.runs import Run, RunReport, open_run, training_arguments
+from diffembed.training.settings import resolve_path
+
+ScoreMaker = Callable[[Sequence[Triplet]], Score]
+"""From the rows set aside for development (none, where the config sets none aside) to the development score."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRows:
+    """The rows of a run, before batches are made of them."""
+
+    train: list[Triplet]
+    development: list[Triplet]
+    """Rows of the values set aside; empty where the config sets none aside."""
+    reports: list[RowReport]
+    """What was read, dropped and why, per source."""
+    inputs: dict[str, str] = field(default_factory=dict)
+    """File or data set -> hash or revision, and the hash of the rows as they reach training."""
+
+
+def load_rows(config: TrainConfig) -> TrainingRows:
+    """Rows of all sources, with exactly the negatives the loss reads, development rows taken out.
+
+    Raises InputError when a source has more bad rows than `max_bad_rows`; the message counts them by reason.
+    """
+    data, seed = config.data, config.run.seed
+    root = None if data.root is None else resolve_path(data.root)
+    sources = load_sources(data.sources, seed=seed, data_root=root, max_bad_rows=data.max_bad_rows)
+    triplets = [triplet for source in sources.values() for triplet in source.triplets]
+    development: list[Triplet] = []
+    if data.set_aside_values:
+        parts = set_aside(triplets, num_values=data.set_aside_values, seed=seed, label=data.set_aside_label)
+        triplets, development = parts.train, parts.development
+        if config.loss.num_negatives and not config.loss.borrows_negatives:
+            # Rows whose only negatives belonged to the values set aside.
+            triplets = [triplet for triplet in triplets if triplet.negatives]
+    triplets = rows_for_loss(triplets, config.loss, seed)
+    inputs = {name: value for source in sources.values() for name, value in source.report.inputs.items()}
+    return TrainingRows(
+        train=triplets,
+        development=development,
+        reports=[source.report for source in sources.values()],
+        inputs={**inputs, "training rows": hash_triplets(triplets)},
+    )
+
+
+def plan_batches(config: TrainConfig, triplets: Sequence[Triplet]) -> tuple[BatchPlan, int]:
+    """The global batches, and the length of the learning-rate schedule in steps."""
+    plan = BatchPlan(triplets, config.batch.rows, config.run.seed, config.data.mix)
+    steps = config.run.schedule_steps or max(1, round(plan.steps_per_epoch * config.run.num_epochs))
+    if config.run.stop_after_steps is not None and config.run.stop_after_steps > steps:
+        raise ConfigError(
+            f"stop_after_steps is {config.run.stop_after_steps}, the schedule has {steps} steps; raise num_epochs"
+        )
+    return plan, steps
+
+
+def train(config: TrainConfig, *, make_score: ScoreMaker | None = None) -> RunReport:
+    """Trains an embedder and returns what came of it; the model is in `<output>/model`.
+
+    The same config on the same folder goes on from the last checkpoint, and ends with the same weights as a run that
+    was never interrupted. Under torchrun or `accelerate launch` every process calls this with the same config.
+    Raises ConfigError, InputError (bad rows), CheckpointError (another run in the folder), ResourceError (disk full)
+    and DiffEmbedError (a NaN; the rows of its batch are saved).
+    """
+    if (config.development is None) != (make_score is None):
+        raise ConfigError("a development section needs a score to compute, and a score needs a development section")
+    rows = load_rows(config)
+    run = open_run(config, rows.inputs, load=lambda device: _load_embedder(config, device))
+    if run.is_finished:
+        return run.report()
+    run.folder.log(data=[asdict(report) for report in rows.reports], num_rows=len(rows.train))
+    plan, num_steps = plan_batches(config, rows.train)
+    trainer = make_trainer(config, run, rows.train, plan, num_steps)
+    score = make_score(rows.development) if make_score is not None else None
+    return run.fit(trainer, num_steps, score)
+
+
+def make_trainer(config: TrainConfig, run: Run, triplets: Sequence[Triplet], plan: BatchPlan, num_steps: int) -> Any:
+    """The sentence-transformers trainer over packed batches; its model is the run's embedder."""
+    try:
+        from datasets import Dataset
+        from sentence_transformers import SentenceTransformer, SentenceTransformerTrainingArguments
+    except ImportError as error:
+        raise MissingExtraError.of("sentence-transformers", "train") from error
+    from diffembed.training.losses import make_loss
+    from diffembed.training.packed import PackedEncoder
+    from diffembed.training.trainers import ContrastTrainer
+
+    embedder = run.embedder
+    encoder = PackedEncoder(embedder.backbone, embedder.pooling, embedder.token_budget)
+    model = SentenceTransformer(modules=[encoder], device=str(embedder.backbone.device))
+    if config.batch.rows % run.num_processes:
+        raise ConfigError(f"batch.rows {config.batch.rows} does not divide among {run.num_processes} processes")
+    collator = TripletCollator(embedder, triplets, config.batch, is_simcse=config.loss.kind == "simcse")
+    return ContrastTrainer(
+        model=model,
+        args=SentenceTransformerTrainingArguments(
+            **training_arguments(config.run, config.optimiser, run, num_steps),
+            per_device_train_batch_size=config.batch.rows // run.num_processes,
+        ),
+        train_dataset=Dataset.from_dict({"row": range(len(triplets))}),
+        data_collator=collator,
+        loss=make_loss(model, config.loss, config.batch.mini_batch_tokens),
+        batches=PlannedBatches(plan, num_steps, run.num_processes),
+        safety=run.safety(encoder, lambda numbers: [triplet_row(triplets[number]) for number in numbers]),
+        **run.optimiser(config.optimiser),
+    )
+
+
+def _load_embedder(config: TrainConfig, device: torch.device) -> Embedder:
+    model = config.model
+    return Embedder.load(
+        str(resolve_path(model.name)) if "$" in model.name or "~" in model.name else model.name,
+        attention=model.attention,
+        pooling=model.pooling,
+        template=config.template,
+        max_tokens=max(config.batch.query_max_tokens, config.batch.document_max_tokens),
+        dtype=model.dtype,
+        device=str(device),
+    )
+
+
+def output_folder(config: Any) -> Path:
+    """The run folder a config names."""
+    return resolve_path(config.run.output)
