@@ -66,7 +66,8 @@ class Embedder:
         self.name = name or backbone.name
         self.token_budget = default_budget(backbone.device) if token_budget is None else token_budget
         self._dims = dims
-        self._adapter_folders: tuple[Path, ...] = ()
+        self.adapter_folders: tuple[Path, ...] = ()
+        """LoRA folders merged into the backbone at load; `save` copies them."""
         self._tokenizer = Tokenizer(
             backbone.tokenizer,
             self.template,
@@ -161,7 +162,7 @@ class Embedder:
             is_normalised=config.is_normalised,
             name=config.name,
         )
-        embedder._adapter_folders = tuple(folder / adapter for adapter in config.adapters)
+        embedder.adapter_folders = tuple(folder / adapter for adapter in config.adapters)
         return embedder
 
     @property
@@ -273,7 +274,7 @@ class Embedder:
                 sums = np.zeros((len(tokenized), rows.shape[1]), dtype=np.float32)
                 np.add.at(sums, owners, rows * weights[:, None])
                 totals = np.bincount(owners, weights, minlength=len(tokenized)).astype(np.float32)
-                pooled[name] = sums / np.maximum(totals, 1.0)[:, None]
+                pooled[name] = (sums / np.maximum(totals, 1.0)[:, None]).astype(np.float32)
         return {name: normalise(rows) if self.is_normalised else rows for name, rows in pooled.items()}
 
     def similarity(self, queries: Vectors, documents: Vectors) -> Vectors:
@@ -292,7 +293,7 @@ class Embedder:
             max_tokens=self.max_tokens,
             is_normalised=self.is_normalised,
             template=self.template,
-            adapters=tuple(f"adapter-{i}" for i in range(len(self._adapter_folders))),
+            adapters=tuple(f"adapter-{i}" for i in range(len(self.adapter_folders))),
         )
 
     def save(self, folder: Path | str) -> None:
@@ -303,7 +304,7 @@ class Embedder:
         folder = Path(folder)
         with atomic_folder(folder) as part:
             config = self.config(folder)
-            for name, source in zip(config.adapters, self._adapter_folders, strict=True):
+            for name, source in zip(config.adapters, self.adapter_folders, strict=True):
                 shutil.copytree(source, part / name)
             write_json(part / CONFIG_FILE, config.as_dict())
             verdict = self.backbone.verdict
