@@ -41,6 +41,7 @@ app = App(
     exit_on_error=False,
     print_error=False,
     result_action="return_value",
+    suppress_keyboard_interrupt=False,
 )
 for _verb, (_function, _help) in COMMANDS.items():
     app.command(_function, name=_verb, help=_help, sort_key=list(COMMANDS).index(_verb))
@@ -72,7 +73,7 @@ def main(tokens: Sequence[str] | None = None) -> int:
 
 
 def _show_whole_help_of(tokens: Sequence[str]) -> None:
-    """The line given above is for the list of commands; the page of one command shows its docstring, example and all."""
+    """The line given above is for the list of commands; the page of a command shows its docstring and example."""
     if tokens and tokens[0] in COMMANDS:
         command = app[tokens[0]]
         command.help = command.default_command.__doc__ or ""

@@ -18,7 +18,7 @@ def doctor(model: str, /, *, dtype: Dtype = "auto", device: str = "auto", json: 
     Loads the model, proves its attention layer by layer, causal and bidirectional, and measures speed and memory.
     Exit code 1 if an attention contract is broken.
 
-    Example:
+    For example:
         diffembed doctor all-minilm-l6-v2
 
     Parameters

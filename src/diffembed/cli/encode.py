@@ -33,8 +33,8 @@ def encode(
 
     Columns: id, vector (float32), num_tokens, is_truncated. Rows keep the order and the ids of the file.
 
-    Example:
-        printf 'A cat purrs.\\nTides rise.\\n' | diffembed encode - --out vectors.parquet
+    For example:
+        echo 'Tides rise twice a day.' | diffembed encode - --out vectors.parquet
 
     Parameters
     ----------

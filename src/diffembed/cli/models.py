@@ -9,7 +9,7 @@ def models(*, json: Json = False) -> None:
 
     Folders and hub ids (owner/name) of the same families can be given wherever a name can.
 
-    Example:
+    For example:
         diffembed models
 
     Parameters

@@ -57,7 +57,7 @@ def print_hits(hits: Sequence[Hit], question: str, *, numbers_lines: bool) -> No
         head = Text(f"{hit.rank:>2}  {hit.score:.3f}  ")
         head.append(printable(f"{document.source}:{document.line}"), style="bold")
         head.append("" if numbers_lines else f"  {printable(document.id)}")
-        _print(head)
+        _print(head, soft_wrap=True)
         lines = Table.grid(padding=(0, 2))
         lines.add_column(justify="right", min_width=9, style="dim")
         lines.add_column(overflow="fold")
@@ -66,16 +66,16 @@ def print_hits(hits: Sequence[Hit], question: str, *, numbers_lines: bool) -> No
         _print(lines)
 
 
-def _print(renderable: Any) -> None:
+def _print(renderable: Any, *, soft_wrap: bool = False) -> None:
     """To the terminal as it is; into a file or a pipe without the blanks that fill a column."""
     from rich.console import Console
 
-    console = Console(highlight=False, soft_wrap=False)
+    console = Console(highlight=False)
     if console.is_terminal:
-        console.print(renderable)
+        console.print(renderable, soft_wrap=soft_wrap)
         return
     with console.capture() as captured:
-        console.print(renderable)
+        console.print(renderable, soft_wrap=soft_wrap)
     print("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 

@@ -25,7 +25,7 @@ def search(
     Files are cut into passages; the nearest ones are shown with file, line and the lines that share most words with
     the question. Everything is encoded anew at each call and held in memory.
 
-    Example:
+    For example:
         diffembed search README.md "how is it installed?"
 
     Parameters

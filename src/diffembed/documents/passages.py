@@ -142,7 +142,8 @@ def lines_about(text: str, question: str, *, num_lines: int = 3) -> list[tuple[i
         for piece in ([line.rstrip()] if len(line) <= LINE_CHARS else textwrap.wrap(line, LINE_CHARS))
         if piece.strip()
     ]
-    wanted = _stems(question)
+    # Words of three letters and less are mostly the, how, is ...: they decide only where there are no others.
+    wanted = {stem for stem in _stems(question) if len(stem) > 3} or _stems(question)
     found = [_stems(line) & wanted for _, line in lines]
     starts = range(max(1, len(lines) - num_lines + 1))
     best = max(starts, key=lambda start: _score(found[start : start + num_lines]))
@@ -155,7 +156,7 @@ def _score(found: list[set[str]]) -> tuple[int, int]:
 
 
 def _stems(text: str) -> set[str]:
-    return {word[:STEM_LETTERS] for word in re.findall(r"\w{3,}", text.casefold())}
+    return {word[:STEM_LETTERS] for word in re.findall(r"\w+", text.casefold())}
 
 
 def _cut_after(text: str, start: int, max_chars: int) -> int:
