@@ -1,0 +1,44 @@
+"""The example in the help of each command runs as it stands."""
+
+import importlib
+import inspect
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from diffembed.cli import COMMANDS
+
+ROOT = Path(__file__).parents[2]
+SLOW_EXAMPLES = ("compare",)
+"""Verbs whose example takes minutes."""
+
+
+def example(verb: str) -> str:
+    """The line below `For example:`."""
+    module, _, function = COMMANDS[verb][0].partition(":")
+    doc = inspect.getdoc(getattr(importlib.import_module(module), function)) or ""
+    return doc.partition("For example:\n")[2].splitlines()[0].strip()
+
+
+def run(verb: str, folder: Path) -> None:
+    for name in ("README.md", "docs"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, folder / name)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    line = example(verb)
+    assert f"diffembed {verb}" in line
+    ran = subprocess.run(
+        line, shell=True, cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=600
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.strip()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", [verb for verb in COMMANDS if verb not in SLOW_EXAMPLES])
+def test_the_example_runs(verb: str, tmp_path: Path) -> None:
+    run(verb, tmp_path)
