@@ -104,7 +104,8 @@ def packed_attention(
         )
     direction = packed.direction_of(getattr(module, "layer_idx", 0) or 0)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if query.is_cuda and softcap is None and direction != "anticausal":
+    is_half = query.dtype in (torch.float16, torch.bfloat16)
+    if query.is_cuda and is_half and softcap is None and direction != "anticausal":
         return _varlen(query, key, value, packed, direction, sliding_window, scaling), None
     pieces = []
     for start, count, length in packed.runs():
@@ -184,8 +185,11 @@ def _varlen(
 
     back, ahead = window_reach(direction, sliding_window)
     bounds = torch.tensor([0, *packed.lengths], device=query.device).cumsum(0).to(torch.int32)
+    query_THd, key_TGd, value_TGd = (x[0].transpose(0, 1) for x in (query, key, value))
     out_THd = varlen_attn(
-        *(x[0].transpose(0, 1) for x in (query, key, value)),
+        query_THd,
+        key_TGd,
+        value_TGd,
         bounds,
         bounds,
         max(packed.lengths),

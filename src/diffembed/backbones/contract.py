@@ -8,7 +8,7 @@ one position and watches its output at another. Padding and packing must move no
 
 import copy
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -68,13 +68,15 @@ class _Call:
         return _Call(copy.deepcopy(self.module).float(), tuple(map(widen, self.args)), kwargs)
 
     @property
-    def hidden_BTD(self) -> Tensor:
+    def hidden(self) -> Tensor:
+        """[B, T, D] what the layer was given."""
         return self.args[0] if self.args else self.kwargs["hidden_states"]
 
 
 def attention_modules(body: torch.nn.Module, family: FamilySpec) -> list[torch.nn.Module]:
     """The module of each layer that mixes tokens, first layer first."""
-    return [layer.get_submodule(family.attention) for layer in body.get_submodule(family.layers)]  # type: ignore[union-attr]
+    layers = cast(torch.nn.ModuleList, body.get_submodule(family.layers))
+    return [layer.get_submodule(family.attention) for layer in layers]
 
 
 @torch.no_grad()
@@ -160,7 +162,7 @@ def _prove_layer(call: _Call, layer: int, attention: Attention, window: int | No
     back, ahead = window_reach(attention, window)
     reach_back = length if back is None else back
     reach_ahead = length if ahead is None else ahead
-    base_BTD = call.output(call.hidden_BTD)
+    base_BTD = call.output(call.hidden)
     precise: _Call | None = None
     pairs = {(0, length - 1), (length - 1, 0), (0, 1), (1, 0)}
     # Around the edges: the last visible and the first invisible key, ahead of token 0 and behind the last token.
@@ -172,7 +174,7 @@ def _prove_layer(call: _Call, layer: int, attention: Attention, window: int | No
         if is_visible and change == 0.0:
             # A head that looks elsewhere gives a weight that bfloat16 rounds away: look again in float32.
             precise = call.in_float32() if precise is None else precise
-            change = _largest_change(precise, precise.output(precise.hidden_BTD), query, key)
+            change = _largest_change(precise, precise.output(precise.hidden), query, key)
         scale = base_BTD[:, query].abs().max().item()
         if is_visible and change == 0.0:
             raise AttentionContractError(
@@ -189,7 +191,7 @@ def _prove_layer(call: _Call, layer: int, attention: Attention, window: int | No
 
 def _largest_change(call: _Call, base_BTD: Tensor, query: int, key: int) -> float:
     """How far the output at `query` moves when the input at `key` is replaced, over two replacements."""
-    hidden_BTD = call.hidden_BTD
+    hidden_BTD = call.hidden
     largest = 0.0
     # As large as real states are, and far from the one that is replaced.
     for replacement_D in (-3.0 * hidden_BTD[0, key].flip(-1), hidden_BTD[0, query]):

@@ -6,16 +6,13 @@ a file lock, and loaded from there ever after. Knows the Gemma 3 layout only.
 
 import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from filelock import FileLock
 
 from diffembed.backbones.registry import ModelSpec
 from diffembed.errors import CheckpointError, MissingExtraError
 from diffembed.provenance import atomic_folder, hash_file, user_cache, write_json
-
-if TYPE_CHECKING:
-    import torch
 
 GEMMA3_LAYER_NAMES = {
     "attn_q": "self_attn.q_proj",
@@ -72,7 +69,8 @@ def _assemble(spec: ModelSpec, target: Path) -> None:
     found = hash_file(target)
     if found != spec.sha256:
         raise CheckpointError(
-            f"{spec.location} holds a file with sha256 {found}, expected {spec.sha256}; reinstall diffembed[{spec.extra}]"
+            f"{spec.location} holds a file with sha256 {found}, expected {spec.sha256}; "
+            f"reinstall diffembed[{spec.extra}]"
         )
 
 

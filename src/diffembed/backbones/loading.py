@@ -4,8 +4,10 @@ Read `load_backbone`. Only safetensors are read; remote code runs only behind a 
 Must not know pooling, data or training.
 """
 
+import contextlib
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +16,7 @@ import torch
 
 from diffembed.backbones.attention import register_kernel
 from diffembed.backbones.contract import Verdict, kernel_name, prove
+from diffembed.backbones.conversion.convert import converted_folder
 from diffembed.backbones.registry import ATTENTIONS, Attention, FamilySpec, ModelSpec, family_of, find_model
 from diffembed.errors import CheckpointError, ConfigError, UnknownNameError
 from diffembed.provenance import hash_bytes
@@ -21,7 +24,7 @@ from diffembed.provenance import hash_bytes
 Kernel = Literal["packed", "sdpa", "eager"]
 KERNELS: tuple[Kernel, ...] = ("packed", "sdpa", "eager")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-HUB_FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
+HUB_FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "README.md", "LICENSE*", "NOTICE*")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 FINGERPRINT_BLOCKS = 64
 FINGERPRINT_BLOCK_BYTES = 1 << 16
@@ -103,7 +106,7 @@ def load_backbone(
     body = body.eval().to(torch_device)
     family = family_of(body.config.model_type, name)
     chosen = _stored_attention(body.config, family)
-    limit = int(getattr(body.config, "max_position_embeddings", None) or getattr(body.config, "n_positions", 1 << 20))
+    limit = int(body.config.max_position_embeddings)
     return Backbone(
         name=spec.name if spec is not None else name,
         model=body,
@@ -155,7 +158,7 @@ def _has_bf16_units() -> bool:
 
 
 def locate(name: str, spec: ModelSpec | None, *, revision: str | None = None, allow_remote_code: bool = False) -> Path:
-    """The folder that holds the weights of a name, a path or a hub id; fetched or unpacked on first use."""
+    """The folder that holds the weights of a name, a path or a hub id; fetched, unpacked or converted on first use."""
     if spec is not None and spec.source == "gguf-package":
         from diffembed.backbones.gguf import native_folder
 
@@ -168,9 +171,12 @@ def locate(name: str, spec: ModelSpec | None, *, revision: str | None = None, al
             raise CheckpointError(
                 f"{name} is not a folder; name a checkpoint folder, a hub id or one of: diffembed models"
             )
-        return path
+        return path if allow_remote_code else converted_folder(path)
     hub_id, _, pinned = (spec.location if spec is not None else name).partition("@")
-    return _fetch(hub_id, pinned or revision or (spec.revision if spec is not None else None), allow_remote_code)
+    snapshot = fetch_snapshot(
+        hub_id, pinned or revision or (spec.revision if spec is not None else None), allow_remote_code=allow_remote_code
+    )
+    return snapshot if allow_remote_code else converted_folder(snapshot)
 
 
 def _package_folder(spec: ModelSpec) -> Path:
@@ -185,7 +191,8 @@ def _package_folder(spec: ModelSpec) -> Path:
     return Path(package.get_model_path())
 
 
-def _fetch(hub_id: str, revision: str | None, allow_remote_code: bool) -> Path:
+def fetch_snapshot(hub_id: str, revision: str | None, *, allow_remote_code: bool = False) -> Path:
+    """The hub's files as they are published, downloaded where the hub cache lacks them."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
@@ -216,7 +223,6 @@ def _load_folder(
     folder: Path, origin: str, attention: Attention | None, dtype: torch.dtype, kernel: Kernel, allow_remote_code: bool
 ) -> Any:
     from transformers import AutoConfig, AutoModel, AutoTokenizer
-    from transformers.utils import logging as transformers_logging
 
     _require_safetensors(folder, origin)
     raw = _read_config(folder, origin)
@@ -227,28 +233,45 @@ def _load_folder(
     family = family_of(raw.get("model_type", "?"), origin)
     config = AutoConfig.from_pretrained(folder, trust_remote_code=allow_remote_code)
     _set_attention(config, family, attention, origin)
-    transformers_logging.disable_progress_bar()
     try:
-        body, info = AutoModel.from_pretrained(
-            folder,
-            config=config,
-            dtype=dtype,
-            use_safetensors=True,
-            attn_implementation=kernel_name(kernel),
-            trust_remote_code=allow_remote_code,
-            output_loading_info=True,
-        )
+        with _quiet_transformers():
+            body, info = AutoModel.from_pretrained(
+                folder,
+                config=config,
+                dtype=dtype,
+                use_safetensors=True,
+                attn_implementation=kernel_name(kernel),
+                trust_remote_code=allow_remote_code,
+                output_loading_info=True,
+                # So that we name the tensor; `_require_whole` refuses it.
+                ignore_mismatched_sizes=True,
+            )
     except Exception as error:
         # safetensors, json and shape errors have no common base; each means that the weights cannot be used.
-        raise CheckpointError(
-            f"{origin} cannot be loaded: {str(error).splitlines()[0] if str(error) else error!r}"
-        ) from error
+        reason = str(error).splitlines()[0] if str(error) else repr(error)
+        raise CheckpointError(f"{origin} cannot be loaded: {reason}") from error
     _require_whole(body, info, origin)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=allow_remote_code)
     stored = folder / "diffembed.json"
     facts = json.loads(stored.read_text(encoding="utf-8")) if stored.exists() else {}
     facts.setdefault("source_hash", fingerprint(folder))
     return body, tokenizer, facts
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No progress bar and no loading report on stderr: what is wrong with a checkpoint is said by our errors."""
+    from transformers.utils import logging
+
+    level, has_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if has_bar:
+            logging.enable_progress_bar()
 
 
 def _read_config(folder: Path, origin: str) -> dict[str, Any]:
@@ -285,7 +308,8 @@ def _require_safetensors(folder: Path, origin: str) -> None:
         end = max((item["data_offsets"][1] for key, item in header.items() if key != "__metadata__"), default=0)
         if size != 8 + header_bytes + end:
             raise CheckpointError(
-                f"{origin}: {file.name} is truncated: {size} bytes, its header says {8 + header_bytes + end}; fetch it again"
+                f"{origin}: {file.name} is truncated: {size} bytes, its header says {8 + header_bytes + end}; "
+                "fetch it again"
             )
 
 
@@ -295,7 +319,8 @@ def _require_whole(body: Any, info: dict[str, Any], origin: str) -> None:
     if missing:
         raise CheckpointError(f"{origin} lacks {len(missing)} tensors, first {missing[0]!r}; the weights are not whole")
     if info.get("mismatched_keys"):
-        raise CheckpointError(f"{origin} has tensors of another shape, first {sorted(info['mismatched_keys'])[0]!r}")
+        name, found, expected = sorted(info["mismatched_keys"])[0]
+        raise CheckpointError(f"{origin}: tensor {name!r} has shape {tuple(found)}, expected {tuple(expected)}")
     for name, parameter in body.named_parameters():
         # The sum is finite exactly when every entry is, short of an overflow that float64 rules out.
         if not torch.isfinite(parameter.detach().sum(dtype=torch.float64)):

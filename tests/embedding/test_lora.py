@@ -1,0 +1,80 @@
+"""Our LoRA merge against PEFT's."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from diffembed import Embedder
+from diffembed.backbones.loading import load_backbone
+from diffembed.embedding.lora import merge_lora
+from diffembed.errors import CheckpointError
+
+peft = pytest.importorskip("peft")
+SEVEN = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+@pytest.fixture
+def adapter(tmp_path):
+    """A LoRA folder as PEFT writes it, with weights that matter."""
+    backbone = load_backbone("tiny-qwen2", attention="bidirectional", dtype="float32")
+    model = peft.get_peft_model(backbone.model, peft.LoraConfig(r=4, lora_alpha=8, target_modules=SEVEN))
+    torch.manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    model.save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter", model.merge_and_unload()
+
+
+def test_equals_peft(adapter):
+    folder, want = adapter
+    body = load_backbone("tiny-qwen2", attention="bidirectional", dtype="float32").model
+    before = {key: value.clone() for key, value in body.state_dict().items()}
+    merge_lora(body, folder)
+    changed = 0
+    for key, value in body.state_dict().items():
+        torch.testing.assert_close(value, want.state_dict()[key], atol=1e-6, rtol=1e-5)
+        changed += not torch.equal(value, before[key])
+    assert changed == 14
+
+
+def test_adapter_of_another_model_is_refused(adapter):
+    body = load_backbone("all-minilm-l6-v2").model
+    with pytest.raises(CheckpointError, match="belongs to another model"):
+        merge_lora(body, adapter[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"use_dora": True}, "uses use_dora"),
+        ({"peft_type": "IA3"}, "only LORA"),
+        ({"rank_pattern": {"a": 1}}, "rank_pattern"),
+    ],
+)
+def test_unread_settings_are_refused(adapter, changes, message):
+    path = adapter[0] / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(CheckpointError, match=message):
+        merge_lora(load_backbone("tiny-qwen2").model, adapter[0])
+
+
+def test_checkpoint_with_stacked_adapters_comes_back_bidirectional(adapter, tmp_path):
+    folder, _ = adapter
+    embedder = Embedder.load("tiny-qwen2", attention="bidirectional", dtype="float32")
+    plain = embedder.encode_documents(["a text"])
+    embedder.adapter_folders = (folder, folder)
+    embedder.save(tmp_path / "saved")
+    loaded = Embedder.load(str(tmp_path / "saved"), dtype="float32")
+    assert loaded.attention == "bidirectional"
+    for _ in range(2):
+        merge_lora(embedder.backbone.model, folder)
+    got = loaded.encode_documents(["a text"])
+    np.testing.assert_allclose(got, embedder.encode_documents(["a text"]), atol=1e-6)
+    assert np.abs(got - plain).max() > 1e-3
+    loaded.save(tmp_path / "again")
+    np.testing.assert_array_equal(
+        Embedder.load(str(tmp_path / "again"), dtype="float32").encode_documents(["a text"]), got
+    )
