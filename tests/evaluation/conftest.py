@@ -1,8 +1,52 @@
-"""Small task folders in the layouts that `folders.py` reads, written by hand."""
+"""An encoder that counts shared words, and small task folders in the layouts that `folders.py` reads."""
 
 import json
+import re
+import time
+import zlib
 
+import numpy as np
 import pytest
+
+from diffembed.records import EncodeReport
+
+
+class WordEncoder:
+    """Texts as sums of one random vector per word: knows which words two texts share, and nothing else."""
+
+    def __init__(self, *, name="words", dim=256, max_tokens=64, seed=0):
+        self.name, self.dim, self.max_tokens, self.seed = name, dim, max_tokens, seed
+        self.read = []
+
+    def encode(self, texts, *, kind="document", instruction=None):
+        started = time.perf_counter()
+        self.read.extend((kind, instruction, text) for text in texts)
+        words = [re.findall(r"[a-z]+", f"{instruction or ''} {text}".lower()) for text in texts]
+        vectors = np.zeros((len(texts), self.dim), np.float32)
+        for row, found in enumerate(words):
+            for word in found[: self.max_tokens]:
+                vectors[row] += np.random.default_rng([self.seed, zlib.crc32(word.encode())]).standard_normal(self.dim)
+        return vectors, EncodeReport(
+            num_tokens=np.array([min(len(found), self.max_tokens) for found in words], np.int64),
+            is_truncated=np.array([len(found) > self.max_tokens for found in words], np.bool_),
+            seconds=time.perf_counter() - started,
+            max_tokens=self.max_tokens,
+        )
+
+    def encode_queries(self, texts, instruction=None):
+        return self.encode(texts, kind="query", instruction=instruction)[0]
+
+    def encode_documents(self, texts):
+        return self.encode(texts)[0]
+
+    def similarity(self, queries, documents):
+        lengths = np.linalg.norm(queries, axis=1)[:, None] * np.linalg.norm(documents, axis=1)
+        return queries @ documents.T / lengths
+
+
+@pytest.fixture
+def words():
+    return WordEncoder()
 
 
 def write_rows(path, rows):

@@ -90,7 +90,7 @@ def search_vectors(
     """Run of exact cosine search.
 
     candidates: query id -> the only documents to rank for it; a query missing there raises InputError.
-    Raises InputError for vectors that are NaN, zero, of another count or of another width.
+    Raises InputError for vectors that are NaN, of another count or of another width.
     """
     queries_QD = _unit(query_vectors, [query.id for query in queries], "query")
     documents_ND = _unit(document_vectors, order.ids, "document")
@@ -120,8 +120,8 @@ def _unit(vectors: Vectors, ids: Sequence[str], kind: str) -> Vectors:
     if vectors.ndim != 2 or len(vectors) != len(ids):
         raise InputError(f"{len(ids)} {kind} ids come with vectors of shape {vectors.shape}")
     length_N = np.linalg.norm(vectors, axis=1)
-    is_bad = ~np.isfinite(length_N) | (length_N == 0)
+    is_bad = ~np.isfinite(length_N)
     if is_bad.any():
-        what = "zero" if length_N[is_bad][0] == 0 else "NaN or infinite"
-        raise InputError(f"the vector of {kind} {ids[int(np.argmax(is_bad))]!r} is {what}")
-    return np.asarray(vectors / length_N[:, None], dtype=np.float32)
+        raise InputError(f"the vector of {kind} {ids[int(np.argmax(is_bad))]!r} is NaN or infinite")
+    # The zero vector (a text without a token) has cosine 0 with everything.
+    return np.asarray(vectors / np.where(length_N > 0, length_N, 1)[:, None], dtype=np.float32)

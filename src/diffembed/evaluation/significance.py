@@ -182,13 +182,14 @@ def statistic_interval(
     """Interval of a statistic that is no mean of per-item values; items are redrawn."""
     _check_settings(level, num_resamples)
     gold_Q, predicted_Q = np.asarray(gold, np.float64), np.asarray(predicted, np.float64)
+    value = statistic(gold_Q, predicted_Q)
     rng = np.random.default_rng(seed)
     drawn = []
     for _ in range(num_resamples):
-        rows = rng.integers(0, len(gold_Q), len(gold_Q))
+        rows = _redraw(rng, gold_Q, predicted_Q)
         drawn.append(statistic(gold_Q[rows], predicted_Q[rows]))
     low, high = _percentiles(np.asarray(drawn), level)
-    return Interval(value=statistic(gold_Q, predicted_Q), low=low, high=high, level=level)
+    return Interval(value=value, low=low, high=high, level=level)
 
 
 def compare_statistic(
@@ -217,7 +218,7 @@ def compare_statistic(
     rng = np.random.default_rng(seed)
     drawn, num_extreme = [], 0
     for _ in range(num_resamples):
-        rows = rng.integers(0, len(gold_Q), len(gold_Q))
+        rows = _redraw(rng, gold_Q, a_Q, b_Q)
         drawn.append(statistic(gold_Q[rows], a_Q[rows]) - statistic(gold_Q[rows], b_Q[rows]))
         swap = rng.integers(0, 2, len(gold_Q)).astype(bool)
         swapped = statistic(gold_Q, np.where(swap, b_Q, a_Q)) - statistic(gold_Q, np.where(swap, a_Q, b_Q))
@@ -232,6 +233,16 @@ def compare_statistic(
         num_better=int((a_error < b_error).sum()),
         num_worse=int((a_error > b_error).sum()),
     )
+
+
+def _redraw(rng: np.random.Generator, *columns: Floats) -> NDArray[np.int64]:
+    """Rows of one resample; one in which a column that varies became constant has no correlation and is redrawn."""
+    num_items = len(columns[0])
+    varied = [column for column in columns if np.ptp(column) > 0]
+    while True:
+        rows = rng.integers(0, num_items, num_items)
+        if all(np.ptp(column[rows]) > 0 for column in varied):
+            return rows
 
 
 def _interval(tasks: list[Floats], level: float, num_resamples: int, seed: int) -> Interval:
