@@ -10,7 +10,7 @@ This module knows nothing of encoders.
 import ast
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -170,10 +170,10 @@ def haystack_text() -> str:
     return "\n\n".join(dict.fromkeys(paragraphs))
 
 
-def summaries() -> Sequence[Document]:
-    """One document per public function or class, its first paragraph; what the closing search of the demo runs over."""
+def summaries() -> list[Document]:
+    """One document per public name with a docstring of several paragraphs: the first one, with the name as source."""
     found: dict[str, Document] = {}
     for entry in read_entries():
-        if len(entry.summary.split()) >= MIN_QUERY_WORDS:
+        if entry.body and len(entry.summary.split()) >= MIN_QUERY_WORDS:
             found.setdefault(entry.summary, Document(id=entry.name, text=entry.summary, source=entry.name))
     return list(found.values())
