@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from diffembed.backbones.conversion.catalogue import LAYOUTS
-from diffembed.backbones.conversion.convert import convert_checkpoint, native_folder
+from diffembed.backbones.conversion.convert import convert_checkpoint, converted_folder
+from diffembed.backbones.loading import load_backbone
 from diffembed.errors import CheckpointError, ConfigError, ConversionError, ResourceError, UnknownNameError
 
 
@@ -279,34 +280,48 @@ def test_first_use_converts_once_for_all(make_dream, tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFEMBED_CACHE", str(tmp_path / "cache"))
     source = make_dream()
     found: list[Path] = []
-    threads = [threading.Thread(target=lambda: found.append(native_folder(source))) for _ in range(3)]
+    threads = [threading.Thread(target=lambda: found.append(converted_folder(source))) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert len(set(found)) == 1 and found[0].parent == tmp_path / "cache" / "converted"
     written = (found[0] / "model.safetensors").stat().st_mtime_ns
-    assert native_folder(source) == found[0]
+    assert converted_folder(source) == found[0]
     assert (found[0] / "model.safetensors").stat().st_mtime_ns == written
-    assert native_folder(found[0]) == found[0]
+    assert converted_folder(found[0]) == found[0]
+
+
+def test_loading_a_published_folder_converts_it_on_first_use(make_llada, tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFEMBED_CACHE", str(tmp_path / "cache"))
+    source = make_llada()
+    report = convert_checkpoint(source, tmp_path / "out")
+    backbone = load_backbone(str(source), dtype="float32")
+    assert len(visible(tmp_path / "cache" / "converted")) == 2
+    again = load_backbone(str(source), dtype="float32", kernel="sdpa")
+    assert len(visible(tmp_path / "cache" / "converted")) == 2
+    for loaded in (backbone, again):
+        assert loaded.attention == "bidirectional" and loaded.verdict is not None and loaded.verdict.held
+        assert (loaded.mask_token_id, loaded.shifts_logits) == (4, False)
+        assert loaded.source_hash == report.source_hash
 
 
 def test_first_use_after_a_death_starts_again(make_dream, tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFEMBED_CACHE", str(tmp_path / "cache"))
     source = make_dream()
-    target = native_folder(source)
+    target = converted_folder(source)
     stale = target.with_name(f".{target.name}.xyz.part")
     target.rename(stale)
-    assert native_folder(source) == target
+    assert converted_folder(source) == target
     assert not stale.exists()
 
 
 def test_a_changed_source_is_converted_anew(make_dream, tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFEMBED_CACHE", str(tmp_path / "cache"))
     source = make_dream()
-    first = native_folder(source)
+    first = converted_folder(source)
     edit_config(source, rms_norm_eps=1e-5)
-    assert native_folder(source) != first
+    assert converted_folder(source) != first
 
 
 def test_a_hub_snapshot_is_named_by_its_id_and_commit(make_dream, tmp_path, monkeypatch):
@@ -325,5 +340,5 @@ def test_a_hub_snapshot_is_named_by_its_id_and_commit(make_dream, tmp_path, monk
 
 
 def test_a_source_that_is_nowhere(tmp_path):
-    with pytest.raises(CheckpointError, match="is not a folder"):
+    with pytest.raises(CheckpointError, match="neither a folder nor a hub id"):
         convert_checkpoint(tmp_path / "absent", tmp_path / "out")

@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from diffembed.backbones.attention import register_kernel
+from diffembed.backbones.contract import kernel_name, prove
 from diffembed.backbones.conversion.convert import convert_checkpoint
 from diffembed.backbones.conversion.parity import check_golden, compare_golden, load_plain
 from diffembed.backbones.conversion.pipeline import quantise_tanh
-from diffembed.errors import ConversionError, InputError
+from diffembed.backbones.registry import family_of
+from diffembed.errors import AttentionContractError, ConversionError, InputError
 
 NATIVE = {
     "dream": "qwen2",
@@ -70,6 +73,20 @@ def test_the_check_fails_when_attention_is_forced_causal(name, converted, golden
     assert min(report.failures.values()) > 0.1
     with pytest.raises(ConversionError, match="these are the states of causal attention"):
         check_golden(out, golden_folder / name / "golden.npz", attention="causal")
+
+
+@pytest.mark.parametrize("kernel", ["packed", "sdpa"])
+@pytest.mark.parametrize("name", NATIVE)
+def test_the_attention_contract_holds(name, kernel, converted):
+    body = load_plain(converted(name)[0]).base_model
+    register_kernel()
+    body.set_attn_implementation(kernel_name(kernel))
+    verdict = prove(body, family_of(body.config.model_type, name), "bidirectional", kernel)
+    assert verdict.held and verdict.num_layers == body.config.num_hidden_layers
+    if kernel == "sdpa":
+        # The packed kernel takes its direction from the layout, so there is no wrong declaration to refuse.
+        with pytest.raises(AttentionContractError, match="declared causal"):
+            prove(body, family_of(body.config.model_type, name), "causal", kernel)
 
 
 @pytest.mark.parametrize("name", NATIVE)

@@ -22,6 +22,7 @@ from diffembed.backbones.conversion.plan import plan_conversion
 from diffembed.backbones.conversion.source import Source, open_source, read_config
 from diffembed.backbones.conversion.tokenizer import check_mask_token, check_vocabulary, copy_tokenizer, find_mask_token
 from diffembed.backbones.conversion.writer import MAX_SHARD_BYTES, hash_tensors, write_shards
+from diffembed.errors import CheckpointError
 from diffembed.provenance import atomic_folder, environment, hash_file, write_json
 
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -144,12 +145,17 @@ def convert_checkpoint(
     return replace(report, golden=golden_report, seconds=time.perf_counter() - started)
 
 
-def native_folder(folder: Path) -> Path:
+def converted_folder(folder: Path) -> Path:
     """`folder` itself, or for a published layout its conversion in the user cache, made on first use.
 
     Unmarked layouts (DiffuLLaMA) are left alone: only an explicit conversion may open their attention.
     """
-    if find_layout(read_config(folder, str(folder))) is None:
+    try:
+        config = read_config(folder, str(folder))
+    except CheckpointError:
+        # No published layout either; whoever loads the folder says what is wrong with it.
+        return folder
+    if find_layout(config) is None:
         return folder
     return convert_once(folder, lambda out: convert_checkpoint(folder, out))
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from diffembed.backbones.conversion.source import read_header, shard_files
-from diffembed.errors import ConfigError
+from diffembed.errors import CheckpointError, ConfigError
 from diffembed.provenance import hash_config, hash_file, user_cache
 
 
@@ -23,10 +23,16 @@ def fetch(source: Path | str, revision: str | None = None) -> tuple[Path, str | 
         if revision is not None:
             raise ConfigError(f"{source} is a folder, so revision {revision!r} would have no effect")
         return Path(source), _commit(Path(source))
-    from diffembed.backbones.loading import locate
+    from diffembed.backbones.loading import fetch_snapshot
     from diffembed.backbones.registry import find_model
 
-    folder = locate(str(source), find_model(str(source)), revision=revision)
+    spec = find_model(str(source))
+    if spec is not None and spec.source != "hub":
+        raise ConfigError(f"{source} is native already; it needs no conversion")
+    hub_id, _, pinned = (spec.location if spec is not None else str(source)).partition("@")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", hub_id):
+        raise CheckpointError(f"{source} is neither a folder nor a hub id of the form owner/name")
+    folder = fetch_snapshot(hub_id, pinned or revision or (spec.revision if spec is not None else None))
     return folder, _commit(folder)
 
 

@@ -102,13 +102,19 @@ def load_plain(folder: Path, *, is_causal: bool = False) -> Any:
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
     from transformers.utils import logging
 
-    logging.disable_progress_bar()
     config = AutoConfig.from_pretrained(folder)
     if is_causal:
         config.is_causal = True
     has_head = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in config.architectures or [])
     loader = AutoModelForCausalLM if has_head else AutoModel
-    return loader.from_pretrained(folder, config=config, dtype=torch.float32, attn_implementation="sdpa").eval()
+    has_bar = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        model = loader.from_pretrained(folder, config=config, dtype=torch.float32, attn_implementation="sdpa")
+    finally:
+        if has_bar:
+            logging.enable_progress_bar()
+    return model.eval()
 
 
 def _run_padded(model: Any, ids_BT: NDArray[np.int64], mask_BT: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -11,7 +11,7 @@ FORMAT = 1
 
 
 def read_sidecar(folder: Path) -> dict[str, Any] | None:
-    """Its content; `None` for a folder that no conversion wrote. Raises CheckpointError for one it cannot read."""
+    """Its content; `None` for a folder without one. Raises CheckpointError for one of another version."""
     path = folder / NAME
     if not path.is_file():
         return None
@@ -19,7 +19,7 @@ def read_sidecar(folder: Path) -> dict[str, Any] | None:
         facts = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise CheckpointError(f"{folder.name}: {NAME} is damaged ({error}); convert the checkpoint again") from error
-    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+    if not isinstance(facts, dict) or facts.get("format", FORMAT) != FORMAT:
         found = facts.get("format") if isinstance(facts, dict) else None
         raise CheckpointError(f"{folder.name}: {NAME} has format {found!r}, expected {FORMAT}; convert it again")
     return facts
