@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from diffembed.cli import COMMANDS, app, main
+from diffembed.cli import COMMANDS, NOUNS, app, main
 from diffembed.errors import CheckpointError, ConfigError
 
 Run = Callable[..., "tuple[int, str, str]"]
@@ -128,5 +128,5 @@ def test_being_terminated_ends_as_an_exception_does(run: Run, monkeypatch: pytes
 
 def test_commands_are_not_imported_before_they_are_used() -> None:
     assert {spec.import_path for spec in app._commands.values() if hasattr(spec, "import_path")} == {
-        path for path, _ in COMMANDS.values()
+        path for path, _ in (COMMANDS | NOUNS).values()
     }

@@ -26,10 +26,16 @@ COMMANDS = {
     "encode": ("diffembed.cli.encode:encode", "Encode the texts of a file into a parquet file of vectors."),
     "search": ("diffembed.cli.search:search", "Search text, markdown and source files by meaning."),
     "compare": ("diffembed.cli.compare:compare", "Compare encoders on real text that every Python carries."),
+    "mine": ("diffembed.cli.mine:mine", "Mine hard negatives for training rows."),
     "doctor": ("diffembed.cli.doctor:doctor", "Examine this machine and a model on it."),
     "models": ("diffembed.cli.models:models", "List the models that can be named."),
 }
 """Verb -> import string of its function, first line of its docstring (a test compares them)."""
+
+NOUNS = {
+    "reasonaug": ("diffembed.cli.reasonaug:app", "Make training rows for reasoning with any language model."),
+}
+"""Noun -> import string of the app that holds its verbs, its help."""
 
 app = App(
     name="diffembed",
@@ -43,8 +49,8 @@ app = App(
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
-for _verb, (_function, _help) in COMMANDS.items():
-    app.command(_function, name=_verb, help=_help, sort_key=list(COMMANDS).index(_verb))
+for _verb, (_function, _help) in (COMMANDS | NOUNS).items():
+    app.command(_function, name=_verb, help=_help, sort_key=list(COMMANDS | NOUNS).index(_verb))
 
 
 def main(tokens: Sequence[str] | None = None) -> int:
@@ -92,7 +98,7 @@ def _take_debug(tokens: Sequence[str]) -> tuple[list[str], bool]:
 
 def _sentence(error: Exception, tokens: Sequence[str]) -> tuple[str, int]:
     if isinstance(error, CycloptsError):
-        verb = f" {tokens[0]}" if tokens and tokens[0] in COMMANDS else ""
+        verb = f" {tokens[0]}" if tokens and tokens[0] in COMMANDS | NOUNS else ""
         return f"{' '.join(str(error).split()).rstrip('.')}; see: diffembed{verb} --help", EXIT_USAGE
     if isinstance(error, ConfigError):
         return str(error), EXIT_USAGE
