@@ -59,7 +59,7 @@ def render_report(comparison: Comparison) -> str:
 
 def _head(comparison: Comparison, finished: Sequence[SystemOutcome]) -> str:
     num_queries = sum(task.num_queries for task in comparison.tasks)
-    draw = f"<p class=note>Draw {escape(comparison.draw)}. {escape(comparison.reason)}.</p>" if comparison.draw else ""
+    draw = f"<p class=note>Draw {escape(comparison.draw)}; {escape(comparison.reason)}.</p>" if comparison.draw else ""
     return (
         f"<h1>{len(finished)} systems, {len(comparison.tasks)} tasks, {num_queries} queries</h1>\n"
         "<p class=lead>Every system read the same texts. Points of 100 with 95 % bootstrap intervals; "
@@ -150,11 +150,15 @@ def _plot(comparison: Comparison, finished: Sequence[SystemOutcome]) -> str:
 def _differences(comparison: Comparison) -> str:
     if not comparison.differences:
         return ""
+    groups = comparison.groups
     real = [one for one in comparison.differences if one.p_holm < SIGNIFICANT]
-    rows = "\n".join(_difference_row(one) for one in sorted(real, key=lambda one: (one.group, one.p_holm)))
+    rows = "\n".join(
+        _difference_row(one) for one in sorted(real, key=lambda one: (groups.index(one.group), one.p_holm))
+    )
     table = (
-        "<div class=scroll><table><tr><th>task</th><th>higher</th><th>lower</th><th class=number>difference</th>"
-        f"<th class=number>95 % interval</th><th class=number>p (Holm)</th></tr>\n{rows}\n</table></div>"
+        "<div class=scroll><table class=dense><tr><th>task</th><th>higher</th><th>lower</th>"
+        "<th class=number>difference</th><th class=number>95 % interval</th><th class=number>p (Holm)</th></tr>"
+        f"\n{rows}\n</table></div>"
     )
     return (
         "<h2>Differences beyond chance</h2>\n<p>Every pair of systems was tested on every task with a paired "

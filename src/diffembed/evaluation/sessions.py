@@ -79,6 +79,9 @@ class Session:
             return cls.of(embedder, DenseSystem(read_embedder(embedder, poolings), sends_instructions=not is_encoder))
         system = group.open()
         dense = _dense(system)
+        if dense is None:
+            # The first index also imports the library, which is no part of its speed.
+            BM25([Document(id="warm-up", text="the first index")])
         facts = {} if dense is None else {"dim": dense.reader.dim, "max_tokens": dense.reader.max_tokens}
         return cls(system, lambda: load_token_spans("words" if model in BASELINES else model), facts)
 

@@ -6,10 +6,11 @@ Read `print_comparison`. Three groups stand side by side; more follow below. Thi
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from diffembed.evaluation.comparison import Comparison, GroupScore, SystemOutcome, TaskOutcome
+from diffembed.evaluation.comparison import Comparison, GroupScore, Search, SystemOutcome, TaskOutcome
 
 GROUPS_PER_TABLE = 3
 NAME_WIDTH = 19
@@ -18,8 +19,19 @@ TITLES = {"stdlib": "library docs", "passkey": "passkey", "needle": "needle"}
 """Readable names of the groups of the standard-library comparison; others are shown as they are."""
 
 
-def print_comparison(comparison: Comparison, console: Console) -> None:
-    """Scores with intervals and cuts, then accuracy by length, then the search, then what went wrong."""
+def print_comparison(comparison: Comparison, console: Console | None = None) -> None:
+    """Scores with intervals and cuts, accuracy by length, the closing search, then what went wrong, on stdout."""
+    console = console or Console(highlight=False)
+    if console.is_terminal:
+        _print_parts(comparison, console)
+        return
+    # Into a file or a pipe without the blanks that fill a column.
+    with console.capture() as captured:
+        _print_parts(comparison, console)
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
+def _print_parts(comparison: Comparison, console: Console) -> None:
     groups = comparison.groups
     for start in range(0, len(groups), GROUPS_PER_TABLE):
         console.print(_score_table(comparison, groups[start : start + GROUPS_PER_TABLE]))
@@ -29,15 +41,17 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
             console.print()
             console.print(_length_table(comparison, group))
     if comparison.search is not None:
-        console.print()
-        search = comparison.search
-        console.print(Text(f"search of {search.num_documents:,} library summaries by {search.system}", style="bold"))
-        console.print(f'"{search.question}"', style="italic", markup=False)
-        for hit in search.hits:
-            console.print(Text(f"{hit.score:6.3f}  {hit.document.id}", style="cyan"))
-            console.print(Text(f"        {hit.document.text}"), overflow="fold")
+        _print_search(comparison.search, console)
     for system in comparison.failed:
         console.print(Text(f"\n{system.label} failed: {system.error}", style="red"))
+
+
+def _print_search(search: Search, console: Console) -> None:
+    console.print(Text(f"\nsearch of {search.num_documents:,} library summaries by {search.system}", style="bold"))
+    console.print(Text(f"  {search.question}", style="italic"))
+    for hit in search.hits:
+        console.print(Text(f"{hit.score:6.3f}  ").append(hit.document.id, style="cyan"))
+        console.print(Padding(Text(hit.document.text), (0, 0, 0, 8)))
 
 
 def _score_table(comparison: Comparison, groups: Sequence[str]) -> Table:

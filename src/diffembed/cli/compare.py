@@ -1,0 +1,77 @@
+"""`diffembed compare`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter, validators
+
+from diffembed.cli.options import Json
+from diffembed.cli.printing import print_json
+from diffembed.errors import DiffEmbedError
+
+DrawName = Literal["auto", "paper", "large", "double", "full", "half", "quarter", "eighth", "least"]
+
+
+def compare(
+    *models: str,
+    draw: DrawName = "auto",
+    budget_s: float = 240.0,
+    seed: int = 0,
+    out: Annotated[Path, Parameter(name=["--out", "-o"], validator=validators.Path(dir_okay=False, ext="html"))] = Path(
+        "report.html"
+    ),
+    folder: Annotated[Path | None, Parameter(validator=validators.Path(file_okay=False))] = None,
+    json: Json = False,
+) -> None:
+    """Compare encoders on real text that every Python carries.
+
+    Three tasks made of the standard library's documentation: find the rest of a docstring by its first paragraph, and
+    LongEmbed's passkey and needle, one sentence hidden in 256 to 8192 tokens. Every system reads the same texts. The
+    table shows scores with intervals, the share of documents that were cut, speed and memory; the page has the plot.
+
+    For example:
+        diffembed compare bm25 all-minilm-l6-v2 --draw quarter
+
+    Parameters
+    ----------
+    models
+        NAME[:causal|:bidirectional][:POOLING], where NAME is one that `diffembed models` lists, a folder, a hub id,
+        bm25 or random. If none is given: bm25, all-minilm-l6-v2, and gemma-3-270m as causal:last, causal:mean and
+        bidirectional:mean.
+    draw
+        How much is read; auto measures the speed and takes the largest that fits the budget. paper is LongEmbed's
+        own size, full about 150,000 tokens a model.
+    budget_s
+        Seconds of encoding, all models together, that the automatic draw must fit.
+    seed
+        Of the drawn texts and of the resampling.
+    out
+        The page to write.
+    folder
+        Keep every finished model here; the same command then goes on where it was interrupted.
+    json
+        Print one JSON line instead of the tables.
+    """
+    from diffembed.evaluation.compare import DEFAULT_SYSTEMS
+    from diffembed.evaluation.compare import compare as run
+    from diffembed.evaluation.report import write_report
+    from diffembed.evaluation.table import print_comparison
+
+    comparison = run(
+        models or DEFAULT_SYSTEMS,
+        draw=draw,
+        budget_s=budget_s,
+        seed=seed,
+        folder=folder,
+        notify=lambda line: print(f"diffembed: {line}", file=sys.stderr),
+    )
+    if json:
+        print_json(comparison.as_dict())
+    else:
+        print_comparison(comparison)
+    write_report(comparison, out)
+    print(f"diffembed: {out} has the same with the plot and the tests", file=sys.stderr)
+    if comparison.failed:
+        names = ", ".join(system.label for system in comparison.failed)
+        raise DiffEmbedError(f"{len(comparison.failed)} of {len(comparison.systems)} systems failed: {names}")
