@@ -6,6 +6,7 @@ shorter file. Knows nothing of what the rows mean.
 
 import io
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from diffembed.errors import InputError
 
 COMPRESSIONS = {".zst": "zstd", ".gz": "gzip", ".bz2": "bz2"}
 ROW_SUFFIXES = (".jsonl", ".parquet")
+STDIN = Path("-")
 PARQUET_ROWS = 1024
 BLOCK_BYTES = 1 << 20
 
@@ -21,22 +23,21 @@ BLOCK_BYTES = 1 << 20
 def read_rows(path: Path | str) -> Iterator[tuple[str, Any]]:
     """(place, row) of every row of a JSON-lines or parquet file; a line that is not JSON gives the row None.
 
-    Raises InputError when the file is missing, of another kind, or cut short.
+    `-` is JSON lines on standard input. Raises InputError when the file is missing, of another kind, or cut short.
     """
     path = Path(path)
-    suffixes = [suffix for suffix in path.suffixes if suffix in (*ROW_SUFFIXES, *COMPRESSIONS)]
-    if ".parquet" in suffixes:
+    if ".parquet" in path.suffixes:
         yield from _read_parquet(path)
-    elif ".jsonl" in suffixes:
+    elif ".jsonl" in path.suffixes or path == STDIN:
         for number, line in enumerate(read_lines(path), start=1):
             if line.strip():
-                yield f"{path.name}:{number}", _loads(line)
+                yield f"{'stdin' if path == STDIN else path.name}:{number}", _loads(line)
     else:
         raise InputError(f"{path} is no row file; allowed are .jsonl, .jsonl.zst, .jsonl.gz and .parquet")
 
 
 def read_lines(path: Path | str) -> Iterator[bytes]:
-    """The lines of a plain or compressed (.zst, .gz, .bz2) file, without a byte-order mark.
+    """The lines of a plain or compressed (.zst, .gz, .bz2) file, or of `-`, without a byte-order mark.
 
     Raises InputError when the file is missing or its compressed stream is damaged or cut short.
     """
@@ -44,7 +45,8 @@ def read_lines(path: Path | str) -> Iterator[bytes]:
 
     path = Path(path)
     try:
-        with pa.input_stream(str(path), compression=COMPRESSIONS.get(path.suffix)) as stream:
+        source = sys.stdin.buffer if path == STDIN else str(path)
+        with pa.input_stream(source, compression=COMPRESSIONS.get(path.suffix)) as stream:
             for number, line in enumerate(io.BufferedReader(stream, BLOCK_BYTES)):
                 yield line.removeprefix(b"\xef\xbb\xbf") if number == 0 else line
     except FileNotFoundError as error:
@@ -54,8 +56,8 @@ def read_lines(path: Path | str) -> Iterator[bytes]:
 
 
 def row_file_stem(path: Path) -> str:
-    """File name without its row and compression suffixes."""
-    name = path.name
+    """File name without its row and compression suffixes; `stdin` for `-`."""
+    name = "stdin" if path == STDIN else path.name
     for suffix in reversed(path.suffixes):
         if suffix not in (*ROW_SUFFIXES, *COMPRESSIONS):
             break

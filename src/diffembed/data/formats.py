@@ -13,7 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from diffembed.data.files import COMPRESSIONS, read_rows, row_file_stem
+from diffembed.data.files import COMPRESSIONS, STDIN, read_rows, row_file_stem
 from diffembed.errors import ConfigError, EmptyInputError, InputError
 from diffembed.provenance import atomic_file, hash_file, hash_text
 
@@ -240,14 +240,15 @@ def load_triplets(
     columns: Mapping[str, str] | None = None,
     max_bad_rows: int = DEFAULT_MAX_BAD_ROWS,
 ) -> tuple[list[Triplet], RowReport]:
-    """Triplets of one file (.jsonl, .jsonl.zst, .jsonl.gz, .parquet), and the report of what was dropped.
+    """Triplets of one file (.jsonl, .jsonl.zst, .jsonl.gz, .parquet) or `-`, and the report of what was dropped.
 
     Raises InputError when more than `max_bad_rows` rows cannot be used, after counting them all.
     """
     path = Path(path)
     reader = TripletReader(source or row_file_stem(path), columns)
     triplets = list(reader.read(read_rows(path)))
-    reader.report.inputs[path.name] = hash_file(path)
+    if path != STDIN:
+        reader.report.inputs[path.name] = hash_file(path)
     reader.report.check(max_bad_rows)
     return triplets, reader.report
 
