@@ -152,19 +152,21 @@ class DevelopmentScore(TrainerCallback):
         self.stop_step = stop_step
         self.save_model = save_model
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """The score that training starts from."""
         if state.global_step == 0:
-            self._take(state)
+            self._take(state, model)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """A score at its turn, and always at the last step."""
         if state.global_step % self.every_steps == 0 or state.global_step == self.stop_step:
-            self._take(state)
+            self._take(state, model)
 
-    def _take(self, state: Any) -> None:
+    def _take(self, state: Any, model: Any) -> None:
         if not state.is_world_process_zero:
             return
+        # Without dropout; the trainer switches back before its next step.
+        model.eval()
         with untouched_random_state():
             scores = {name: float(value) for name, value in self.score(self.encoder).items()}
         measure = self.measure or next(iter(scores), "")

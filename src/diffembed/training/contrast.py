@@ -5,8 +5,7 @@ stop at NaN from `safety.py`. Must not know the evaluation suites: `make_score` 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,8 +19,8 @@ from diffembed.errors import ConfigError, MissingExtraError
 from diffembed.training.batches import PlannedBatches, TripletCollator, rows_for_loss
 from diffembed.training.callbacks import Score
 from diffembed.training.config import TrainConfig
-from diffembed.training.runs import Run, RunReport, open_run, training_arguments
-from diffembed.training.settings import resolve_path
+from diffembed.training.runs import Run, RunReport, open_run, prepare_network, start_processes, training_arguments
+from diffembed.training.settings import resolve_name, resolve_path
 
 ScoreMaker = Callable[[Sequence[Triplet]], Score]
 """From the rows set aside for development (none, where the config sets none aside) to the development score."""
@@ -87,11 +86,14 @@ def train(config: TrainConfig, *, make_score: ScoreMaker | None = None) -> RunRe
     """
     if (config.development is None) != (make_score is None):
         raise ConfigError("a development section needs a score to compute, and a score needs a development section")
+    processes = start_processes(config)
     rows = load_rows(config)
-    run = open_run(config, rows.inputs, load=lambda device: _load_embedder(config, device))
+    embedder = load_embedder(config, processes.device)
+    prepare_network(config, embedder)
+    run = open_run(config, embedder, processes, rows.inputs)
     if run.is_finished:
         return run.report()
-    run.folder.log(data=[asdict(report) for report in rows.reports], num_rows=len(rows.train))
+    run.folder.log(data=[_facts(report) for report in rows.reports], num_rows=len(rows.train))
     plan, num_steps = plan_batches(config, rows.train)
     trainer = make_trainer(config, run, rows.train, plan, num_steps)
     score = make_score(rows.development) if make_score is not None else None
@@ -112,28 +114,31 @@ def make_trainer(config: TrainConfig, run: Run, triplets: Sequence[Triplet], pla
     embedder = run.embedder
     encoder = PackedEncoder(embedder.backbone, embedder.pooling, embedder.token_budget)
     model = SentenceTransformer(modules=[encoder], device=str(embedder.backbone.device))
-    if config.batch.rows % run.num_processes:
-        raise ConfigError(f"batch.rows {config.batch.rows} does not divide among {run.num_processes} processes")
+    if config.batch.rows % run.processes.num_processes:
+        raise ConfigError(
+            f"batch.rows {config.batch.rows} does not divide among {run.processes.num_processes} processes"
+        )
     collator = TripletCollator(embedder, triplets, config.batch, is_simcse=config.loss.kind == "simcse")
     return ContrastTrainer(
         model=model,
         args=SentenceTransformerTrainingArguments(
             **training_arguments(config.run, config.optimiser, run, num_steps),
-            per_device_train_batch_size=config.batch.rows // run.num_processes,
+            per_device_train_batch_size=config.batch.rows // run.processes.num_processes,
         ),
         train_dataset=Dataset.from_dict({"row": range(len(triplets))}),
         data_collator=collator,
         loss=make_loss(model, config.loss, config.batch.mini_batch_tokens),
-        batches=PlannedBatches(plan, num_steps, run.num_processes),
+        batches=PlannedBatches(plan, num_steps, run.processes.num_processes),
         safety=run.safety(encoder, lambda numbers: [triplet_row(triplets[number]) for number in numbers]),
         **run.optimiser(config.optimiser),
     )
 
 
-def _load_embedder(config: TrainConfig, device: torch.device) -> Embedder:
+def load_embedder(config: TrainConfig, device: torch.device) -> Embedder:
+    """The embedder before training, with the template and limits of the config."""
     model = config.model
     return Embedder.load(
-        str(resolve_path(model.name)) if "$" in model.name or "~" in model.name else model.name,
+        resolve_name(model.name),
         attention=model.attention,
         pooling=model.pooling,
         template=config.template,
@@ -143,6 +148,12 @@ def _load_embedder(config: TrainConfig, device: torch.device) -> Embedder:
     )
 
 
-def output_folder(config: Any) -> Path:
-    """The run folder a config names."""
-    return resolve_path(config.run.output)
+def _facts(report: RowReport) -> dict[str, Any]:
+    return {
+        "source": report.source,
+        "num_rows": report.num_rows,
+        "num_kept": report.num_kept,
+        "defects": dict(report.defects),
+        "filtered": dict(report.filtered),
+        "dropped_negatives": dict(report.dropped_negatives),
+    }

@@ -17,7 +17,7 @@ from diffembed.backbones.allocator import keep_pages
 from diffembed.backbones.loading import pick_device
 from diffembed.embedding.embedder import Embedder
 from diffembed.errors import CheckpointError, MissingExtraError
-from diffembed.provenance import RunFolder, atomic_folder, environment, hash_config, write_json
+from diffembed.provenance import RunFolder, atomic_folder, environment, hash_config, hash_file, write_json
 from diffembed.training.adapters import attach_lora, save_embedder
 from diffembed.training.callbacks import DevelopmentScore, Progress, Score, StopAfter, Throughput
 from diffembed.training.config import AdaptConfig, OptimiserConfig, RunConfig, TrainConfig
@@ -54,6 +54,17 @@ class RunReport:
     """Development scores of the weights in `model`, where a score was computed."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Processes:
+    """Where this process computes, and which of how many it is."""
+
+    device: torch.device
+    rank: int
+    num_processes: int
+    state: Any
+    """accelerate's PartialState."""
+
+
 @dataclass(kw_only=True)
 class Run:
     """One run: its folder, its embedder with trainable weights, its place among the processes."""
@@ -61,9 +72,7 @@ class Run:
     config: TrainConfig | AdaptConfig
     folder: RunFolder
     embedder: Embedder
-    device: torch.device
-    rank: int
-    num_processes: int
+    processes: Processes
     inputs: Mapping[str, str]
     throughput: Throughput = field(default_factory=Throughput)
 
@@ -121,7 +130,9 @@ class Run:
         from transformers import PrinterCallback
 
         stop_step = self.config.run.stop_after_steps or num_steps
-        progress = Progress(self.folder, self.throughput, stop_step, is_shown=self.rank == 0 and sys.stderr.isatty())
+        progress = Progress(
+            self.folder, self.throughput, stop_step, is_shown=self.processes.rank == 0 and sys.stderr.isatty()
+        )
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(progress)
         for callback in callbacks:
@@ -148,7 +159,7 @@ class Run:
         finally:
             progress.close()
         trainer.accelerator.wait_for_everyone()
-        if self.rank == 0:
+        if self.processes.rank == 0:
             self._finish(trainer)
         trainer.accelerator.wait_for_everyone()
         return self.report()
@@ -180,51 +191,49 @@ class Run:
         write_json(self.folder.path / "report.json", report)
 
 
-def open_run(
-    config: TrainConfig | AdaptConfig,
-    inputs: Mapping[str, str],
-    load: Callable[[torch.device], Embedder],
-) -> Run:
-    """Loads the embedder, attaches what is trained, and opens the run folder.
-
-    Raises CheckpointError when the folder holds a run with another config, other data or other weights.
-    """
+def start_processes(config: TrainConfig | AdaptConfig) -> Processes:
+    """This process's device and its place among those that torchrun or `accelerate launch` started."""
     try:
         from accelerate import PartialState
-        from transformers import set_seed
     except ImportError as error:
         raise MissingExtraError.of("accelerate", "train") from error
     keep_pages()
     wanted = pick_device(config.model.device)
     state = PartialState(cpu=wanted.type == "cpu")
     device = wanted if state.num_processes == 1 else state.device
+    return Processes(device=device, rank=state.process_index, num_processes=state.num_processes, state=state)
+
+
+def prepare_network(config: TrainConfig | AdaptConfig, embedder: Embedder) -> None:
+    """Attaches the adapters, or leaves all weights trainable; the adapters' first values follow from the seed alone."""
+    from transformers import set_seed
+
     set_seed(config.run.seed)
-    embedder = load(device)
     network = embedder.backbone.model
     if config.lora is not None:
         attach_lora(network, config.lora)
     if config.model.gradient_checkpointing:
         network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+def open_run(
+    config: TrainConfig | AdaptConfig, embedder: Embedder, processes: Processes, inputs: Mapping[str, str]
+) -> Run:
+    """Opens the run folder and writes config, seed, versions and hashes into it.
+
+    inputs: name -> hash of the data; the weights are added.
+    Raises CheckpointError when the folder holds a run with another config, other data or other weights.
+    """
     every_input = {**inputs, "base weights": embedder.backbone.source_hash}
     for place, adapter in enumerate(embedder.adapter_folders):
-        from diffembed.provenance import hash_file
-
         every_input[f"adapter {place}"] = hash_file(adapter / "adapter_model.safetensors")
     folder = resolve_path(config.run.output)
-    with state.main_process_first():
+    with processes.state.main_process_first():
         run_folder = RunFolder(folder, config, inputs=every_input)
-        if state.is_main_process:
+        if processes.rank == 0:
             _check_inputs(folder, every_input)
             (folder / "config.yaml").write_text(write_yaml(config), encoding="utf-8")
-    return Run(
-        config=config,
-        folder=run_folder,
-        embedder=embedder,
-        device=device,
-        rank=state.process_index,
-        num_processes=state.num_processes,
-        inputs=every_input,
-    )
+    return Run(config=config, folder=run_folder, embedder=embedder, processes=processes, inputs=every_input)
 
 
 def _check_inputs(folder: Path, inputs: Mapping[str, str]) -> None:
@@ -261,7 +270,7 @@ def training_arguments(config: RunConfig, optimiser: OptimiserConfig, run: Run, 
         "disable_tqdm": True,
         "remove_unused_columns": False,
         "dataloader_pin_memory": False,
-        "use_cpu": run.device.type == "cpu",
+        "use_cpu": run.processes.device.type == "cpu",
         "ddp_find_unused_parameters": False,
     }
 

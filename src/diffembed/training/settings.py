@@ -103,6 +103,11 @@ def resolve_path(text: str) -> Path:
     return Path(VARIABLE.sub(lambda match: os.environ[match[1]], text)).expanduser()
 
 
+def resolve_name(name: str) -> str:
+    """A model name, hub id or folder, with `~` and `${VARIABLE}` filled in."""
+    return str(resolve_path(name)) if VARIABLE.search(name) or name.startswith("~") else name
+
+
 def _yaml_lines(config: Any, depth: int) -> Iterator[str]:
     import yaml
 
