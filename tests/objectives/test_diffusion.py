@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from diffembed.errors import EmptyInputError
-from diffembed.objectives.diffusion import maskable_positions, noise_for_diffusion, token_loss
+from diffembed.objectives.diffusion import maskable_positions, noise_for_diffusion, stack_rows, token_loss
 from diffembed.objectives.schedules import draw_times
 
 MASK, SPECIAL = 99, 2
@@ -16,9 +16,11 @@ def make_rows(num_rows=6, length=40, seed=0):
     return tokens, maskable_positions(tokens, torch.tensor([SPECIAL, MASK]), shifts_logits=False)
 
 
-def noise(tokens, maskable, seed=0, **settings):
+def noise(tokens, maskable, times=None, seed=0, **settings):
     generator = torch.Generator().manual_seed(seed)
-    return noise_for_diffusion(tokens, maskable, mask_token_id=MASK, generator=generator, **settings)
+    if times is None:
+        times = draw_times(len(tokens), t_min=1e-3, low_discrepancy=True, generator=generator)
+    return noise_for_diffusion(tokens, maskable, times, mask_token_id=MASK, generator=generator, **settings)
 
 
 @pytest.mark.parametrize(
@@ -27,9 +29,8 @@ def noise(tokens, maskable, seed=0, **settings):
 )
 def test_mean_loss_weight_is_the_schedules_weight_at_the_rows_time(schedule, weight):
     tokens, maskable = make_rows()
-    rows = noise(tokens, maskable, schedule=schedule)
-    # The first draw of the generator is the times: repeat it to know t.
-    times = draw_times(6, t_min=1e-3, low_discrepancy=True, generator=torch.Generator().manual_seed(0))
+    times = torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9, 0.95])
+    rows = noise(tokens, maskable, times, schedule=schedule)
     assert rows.is_predicted_BT.any(dim=1).sum() >= 4
     for row in range(6):
         masked = rows.weight_BT[row][rows.is_predicted_BT[row]]
@@ -40,8 +41,8 @@ def test_mean_loss_weight_is_the_schedules_weight_at_the_rows_time(schedule, wei
 
 def test_masked_share_follows_one_minus_alpha():
     tokens, maskable = make_rows(num_rows=4, length=20_000)
-    rows = noise(tokens, maskable, seed=5)
-    times = draw_times(4, t_min=1e-3, low_discrepancy=True, generator=torch.Generator().manual_seed(5))
+    times = torch.tensor([0.05, 0.3, 0.6, 1.0])
+    rows = noise(tokens, maskable, times)
     torch.testing.assert_close(rows.is_predicted_BT.float().mean(dim=1), times, atol=0.012, rtol=0)
 
 
@@ -63,7 +64,13 @@ def test_loss_is_an_unbiased_bound_in_nats_per_token():
     losses = [
         token_loss(
             hidden,
-            noise_for_diffusion(tokens, maskable, mask_token_id=MASK, t_min=1e-3, generator=generator),
+            noise_for_diffusion(
+                tokens,
+                maskable,
+                draw_times(64, t_min=1e-3, low_discrepancy=True, generator=generator),
+                mask_token_id=MASK,
+                generator=generator,
+            ),
             head,
             shifts_logits=False,
         ).loss
@@ -78,16 +85,26 @@ def test_loss_is_an_unbiased_bound_in_nats_per_token():
 def test_short_rows_count_as_much_as_long_ones():
     tokens, maskable = make_rows(num_rows=2, length=40)
     maskable[1, 10:] = False
-    rows = noise(tokens, maskable, t_min=0.999, low_discrepancy=False)
+    rows = noise(tokens, maskable, torch.ones(2))
     # At t = 1 all maskable tokens are masked, each row's weights add up to 1 / 2 rows.
-    torch.testing.assert_close(rows.weight_BT.sum(dim=1), torch.tensor([0.5, 0.5]), rtol=2e-3, atol=0)
+    torch.testing.assert_close(rows.weight_BT.sum(dim=1), torch.tensor([0.5, 0.5]))
+
+
+def test_rows_noised_apart_stack_to_the_mean_of_their_losses():
+    tokens, maskable = make_rows(num_rows=3)
+    parts = [noise(tokens[i : i + 1], maskable[i : i + 1], torch.tensor([0.5]), seed=i) for i in range(3)]
+    hidden, head = torch.randn(3, 40, 4), torch.randn(100, 4)
+    whole = token_loss(hidden, stack_rows(parts), head, shifts_logits=False).loss
+    apart = [token_loss(hidden[i : i + 1], parts[i], head, shifts_logits=False).loss for i in range(3)]
+    assert len({float(loss) for loss in apart}) == 3
+    torch.testing.assert_close(whole, torch.stack(apart).mean())
 
 
 @pytest.mark.parametrize("shifts_logits", [True, False])
 def test_token_loss_reads_the_state_that_predicts_each_position(shifts_logits):
     tokens = torch.tensor([[5, 6, 7, 8]])
     maskable = maskable_positions(tokens, torch.tensor([SPECIAL]), shifts_logits=shifts_logits)
-    rows = noise(tokens, maskable, t_min=0.999)
+    rows = noise(tokens, maskable, torch.ones(1))
     hidden, head = torch.randn(1, 4, 3), torch.randn(10, 3)
     out = token_loss(hidden, rows, head, shifts_logits=shifts_logits)
     positions = [1, 2, 3] if shifts_logits else [0, 1, 2, 3]
@@ -97,13 +114,13 @@ def test_token_loss_reads_the_state_that_predicts_each_position(shifts_logits):
     ]
     assert out.num_predicted == len(positions)
     torch.testing.assert_close(out.mean_nll, torch.stack(expected).mean())
-    torch.testing.assert_close(out.loss, torch.stack(expected).mean(), rtol=2e-3, atol=0)
+    torch.testing.assert_close(out.loss, torch.stack(expected).mean())
 
 
 def test_shifted_rows_never_mask_the_first_position():
     tokens = torch.full((8, 12), 5)
     maskable = maskable_positions(tokens, torch.tensor([SPECIAL]), shifts_logits=True)
-    assert not noise(tokens, maskable, t_min=0.999).is_predicted_BT[:, 0].any()
+    assert not noise(tokens, maskable, torch.ones(8)).is_predicted_BT[:, 0].any()
     assert maskable_positions(tokens, torch.tensor([SPECIAL]), shifts_logits=False)[:, 0].all()
 
 

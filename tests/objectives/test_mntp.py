@@ -36,7 +36,7 @@ def test_all_mask_rule_masks_every_chosen_token():
     assert (rows.token_BT[rows.is_predicted_BT] == MASK).all()
 
 
-def test_loss_is_the_mean_over_chosen_positions_predicted_from_the_one_before():
+def test_loss_is_the_mean_over_each_rows_chosen_positions_predicted_from_the_one_before():
     tokens = torch.randint(0, 50, (3, 9), generator=torch.Generator().manual_seed(2))
     maskable = maskable_positions(tokens, torch.tensor([-1]), shifts_logits=True)
     rows = noise_for_mntp(
@@ -45,9 +45,11 @@ def test_loss_is_the_mean_over_chosen_positions_predicted_from_the_one_before():
     hidden, head = torch.randn(3, 9, 4), torch.randn(50, 4)
     places = rows.is_predicted_BT.nonzero().tolist()
     assert 3 < len(places) < 24 and all(position > 0 for _, position in places)
-    expected = torch.stack(
-        [-torch.log_softmax(head @ hidden[row, position - 1], 0)[tokens[row, position]] for row, position in places]
-    ).mean()
+    by_row = [[], [], []]
+    for row, position in places:
+        by_row[row].append(-torch.log_softmax(head @ hidden[row, position - 1], 0)[tokens[row, position]])
+    assert len({len(losses) for losses in by_row}) > 1
+    expected = torch.stack([torch.stack(losses).mean() for losses in by_row]).mean()
     torch.testing.assert_close(token_loss(hidden, rows, head, shifts_logits=True).loss, expected)
 
 

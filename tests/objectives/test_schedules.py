@@ -55,17 +55,6 @@ def test_low_discrepancy_lowers_the_variance_of_the_mean_loss_weight():
     assert spread(True) < 0.6 * spread(False)
 
 
-def test_processes_of_one_step_interleave():
-    def part(stratum):
-        generator = torch.Generator().manual_seed(7)
-        return draw_times(
-            4, t_min=1e-9, low_discrepancy=True, generator=generator, stratum=stratum, num_strata=2
-        ).tolist()
-
-    whole = draw_times(8, t_min=1e-9, low_discrepancy=True, generator=torch.Generator().manual_seed(7)).tolist()
-    assert sorted(part(0) + part(1)) == pytest.approx(sorted(whole))
-
-
 @pytest.mark.parametrize("low_discrepancy", [True, False])
 def test_each_time_is_uniform_above_t_min(low_discrepancy):
     generator = torch.Generator().manual_seed(1)

@@ -7,13 +7,14 @@ its vocabulary arrive as tensors.
 
 # B = rows in batch, T = tokens in a row, D = hidden width, V = vocabulary, N = positions with a loss
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from diffembed.errors import EmptyInputError
-from diffembed.objectives.schedules import draw_times, schedule_named
+from diffembed.objectives.schedules import schedule_named
 from diffembed.objectives.vocabulary import vocabulary_cross_entropy
 
 
@@ -47,32 +48,21 @@ class TokenLoss:
 def noise_for_diffusion(
     token_BT: Tensor,
     maskable_BT: Tensor,
+    t_B: Tensor,
     *,
     mask_token_id: int,
     schedule: str = "linear",
-    t_min: float = 1e-3,
-    low_discrepancy: bool = True,
     generator: torch.Generator | None = None,
-    stratum: int = 0,
-    num_strata: int = 1,
 ) -> NoisyRows:
-    """Each row draws a time t and masks each of its maskable tokens with probability 1 - alpha(t).
+    """Each row masks each of its maskable tokens with probability 1 - alpha(t).
 
     maskable_BT: bool; False for special tokens, and for position 0 where logits are shifted.
+    t_B: times in (0, 1], see `schedules.draw_times`; one per row, so all tokens of a row share the weight.
     The weight is w(t) / (maskable tokens of the row) / B, so that the loss is the NELBO per token, averaged over rows:
-    a short row counts as much as a long one. t is drawn once per row, so all tokens of a row share the weight.
-    Source: MDLM (arXiv 2406.07524), LLaDA (arXiv 2502.09992, eq. 3). The other arguments are those of `draw_times`.
+    a short row counts as much as a long one. Source: MDLM (arXiv 2406.07524), LLaDA (arXiv 2502.09992, eq. 3).
     """
     num_maskable_B = _count_maskable(maskable_BT)
     noise = schedule_named(schedule)
-    t_B = draw_times(
-        token_BT.shape[0],
-        t_min=t_min,
-        low_discrepancy=low_discrepancy,
-        generator=generator,
-        stratum=stratum,
-        num_strata=num_strata,
-    ).to(token_BT.device)
     draw_BT = torch.rand(token_BT.shape, generator=generator).to(token_BT.device)
     is_masked_BT = maskable_BT & (draw_BT >= noise.alpha(t_B)[:, None])
     weight_B = noise.weight(t_B) / num_maskable_B / token_BT.shape[0]
@@ -81,6 +71,16 @@ def noise_for_diffusion(
         target_BT=token_BT,
         is_predicted_BT=is_masked_BT,
         weight_BT=is_masked_BT * weight_B[:, None],
+    )
+
+
+def stack_rows(parts: Sequence[NoisyRows]) -> NoisyRows:
+    """One batch of rows that were noised apart, each with its own generator; the loss is the mean of their losses."""
+    return NoisyRows(
+        token_BT=torch.cat([part.token_BT for part in parts]),
+        target_BT=torch.cat([part.target_BT for part in parts]),
+        is_predicted_BT=torch.cat([part.is_predicted_BT for part in parts]),
+        weight_BT=torch.cat([part.weight_BT for part in parts]) / len(parts),
     )
 
 

@@ -24,7 +24,9 @@ def noise_for_mntp(
     random_fraction: float = 0.1,
     generator: torch.Generator | None = None,
 ) -> NoisyRows:
-    """Chooses a fixed share of the tokens; the loss is the mean over the chosen ones, whatever they were replaced by.
+    """Chooses a fixed share of the tokens; the loss is the mean over a row's chosen ones, averaged over rows.
+
+    What they were replaced by makes no difference to the loss.
 
     rate: probability that a maskable token is chosen, in (0, 1].
     mask_fraction, random_fraction: of the chosen tokens, how many become the mask token and how many a random token of
@@ -59,7 +61,8 @@ def rows_for_causal(token_BT: Tensor, maskable_BT: Tensor) -> NoisyRows:
 
 
 def _mean_weight(is_predicted_BT: Tensor) -> Tensor:
-    return is_predicted_BT / is_predicted_BT.sum().clamp(min=1)
+    # Per row: micro-batches and processes then add up to the same loss, however a step is cut.
+    return is_predicted_BT / is_predicted_BT.sum(dim=1, keepdim=True).clamp(min=1) / len(is_predicted_BT)
 
 
 def _uniform(like_BT: Tensor, generator: torch.Generator | None) -> Tensor:

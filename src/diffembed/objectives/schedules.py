@@ -62,21 +62,16 @@ def draw_times(
     t_min: float,
     low_discrepancy: bool,
     generator: torch.Generator | None = None,
-    stratum: int = 0,
-    num_strata: int = 1,
 ) -> Tensor:
     """[num_rows] float32 times, each uniform on [t_min, 1].
 
     low_discrepancy: one uniform draw, then evenly spaced points modulo 1: a batch covers the whole range, which takes
     most of the variance out of the 1/t weight (Kingma et al. 2021, arXiv 2107.00630).
-    stratum, num_strata: this process's place among those that share a step and a random state; their points interleave.
+    num_rows: of a whole step: processes and micro-batches take their parts of one draw, or the points would not spread.
     """
     if not 0 < t_min < 1:
         raise ConfigError(f"t_min is {t_min}; it must lie between 0 and 1, both excluded")
-    shift = torch.rand(1 if low_discrepancy else num_rows, dtype=torch.float64, generator=generator)
+    uniform_B = torch.rand(1 if low_discrepancy else num_rows, dtype=torch.float64, generator=generator)
     if low_discrepancy:
-        places_B = torch.arange(num_rows, dtype=torch.float64) * num_strata + stratum
-        uniform_B = (shift + places_B / (num_rows * num_strata)) % 1
-    else:
-        uniform_B = shift
+        uniform_B = (uniform_B + torch.arange(num_rows, dtype=torch.float64) / num_rows) % 1
     return (t_min + (1 - t_min) * uniform_B).float()
