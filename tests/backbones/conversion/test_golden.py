@@ -143,8 +143,26 @@ def test_pplx_quantiser(golden_folder):
 
 
 def test_pplx_pipeline_is_kept(converted):
-    facts = json.loads((converted("pplx_embed")[0] / "diffembed.json").read_text())
-    assert facts["pipeline"] == {"pooling": "mean", "normalise": False, "quantiser": "st_quantize.FlexibleQuantizer"}
+    out, _ = converted("pplx_embed")
+    facts = json.loads((out / "diffembed.json").read_text())
+    quantiser = "st_quantize.FlexibleQuantizer"
+    assert facts["pipeline"] == {"pooling": "mean", "is_normalised": False, "quantiser": quantiser}
+    modules = json.loads((out / "modules.json").read_text())
+    assert [module["type"].rpartition(".")[2] for module in modules] == ["Transformer", "Pooling"]
+
+
+def test_pplx_embeds_without_remote_code(converted, golden_folder):
+    from diffembed.embedding.embedder import Embedder
+
+    texts = ["The quick brown fox", "", "two words"]
+    embedder = Embedder.load(str(converted("pplx_embed")[0]), dtype="float32")
+    assert (embedder.pooling, embedder.is_normalised, embedder.attention) == ("mean", False, "bidirectional")
+    vectors = embedder.encode_documents(texts)
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    plain = sentence_transformers.SentenceTransformer(str(converted("pplx_embed")[0]), device="cpu")
+    expected = plain.encode([texts[0], texts[2]])
+    assert np.abs(vectors[[0, 2]] - expected).max() < 1e-5
+    assert np.abs(expected).max() > 0.1 and not vectors[1].any()
 
 
 def test_both_spellings_of_rope_give_the_same_network(golden_folder, tmp_path):

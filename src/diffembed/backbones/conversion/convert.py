@@ -17,7 +17,7 @@ from diffembed.backbones.conversion.catalogue import choose_layout, find_layout
 from diffembed.backbones.conversion.hub import convert_once, fetch
 from diffembed.backbones.conversion.layout import Layout, PublishedConfig, TrainedAttention
 from diffembed.backbones.conversion.parity import GoldenReport, check_golden
-from diffembed.backbones.conversion.pipeline import read_pipeline
+from diffembed.backbones.conversion.pipeline import Pipeline, read_pipeline, write_pipeline
 from diffembed.backbones.conversion.plan import plan_conversion
 from diffembed.backbones.conversion.source import Source, open_source, read_config
 from diffembed.backbones.conversion.tokenizer import check_mask_token, check_vocabulary, copy_tokenizer, find_mask_token
@@ -61,7 +61,7 @@ class ConversionReport:
     """False where the checkpoint was published without a language-model head."""
     trained_attention: TrainedAttention
     """Attention it was trained with; the converted network attends fully in either case."""
-    pipeline: dict[str, Any] | None
+    pipeline: Pipeline | None
     """Pooling, normalising and quantiser of its own sentence-transformers pipeline, where it has one."""
     notes: tuple[str, ...]
     """What a user should know before relying on it."""
@@ -114,6 +114,8 @@ def convert_checkpoint(
             check_mask_token(mask_token_id, vocab_size, published.name)
         hashes = write_shards(plan.tensors, part, max_shard_bytes=max_shard_bytes, progress=progress)
         _copy_licences(folder, part)
+        if pipeline is not None:
+            write_pipeline(published, part)
         report = ConversionReport(
             family=layout.name,
             native=plan.config.model_type,
