@@ -122,29 +122,25 @@ def test_files_are_found_in_name_order_and_excluded_by_name(tmp_path):
         find_text_files([tmp_path / "empty"])
 
 
-def test_documents_stand_between_bos_and_eos(tmp_path):
+def test_documents_are_parted_by_eos_and_special_tokens_in_a_text_are_words(tmp_path):
     write(tmp_path, a="one two\n\nthree <eos>\n")
     found = tokenise_files([tmp_path / "a.txt"], Words(), cache=tmp_path / "cache")
-    assert found.tokens.tolist() == [BOS, 10, 11, EOS, BOS, 12, 13, EOS]
-    assert found.document(1).tolist() == [BOS, 12, 13, EOS]
+    assert found.tokens.tolist() == [10, 11, EOS, 12, 13, EOS]
+    assert found.document(1).tolist() == [12, 13, EOS]
 
 
-@pytest.mark.parametrize(
-    ("bos", "eos", "expected"),
-    [(None, EOS, [10, EOS, 11, EOS]), (BOS, None, [BOS, 10, BOS, 11]), (7, 7, [10, 7, 11, 7])],
-)
-def test_separators_a_tokenizer_lacks_are_left_out_and_one_is_never_doubled(tmp_path, bos, eos, expected):
+def test_where_there_is_no_eos_bos_parts_documents(tmp_path):
     write(tmp_path, a="one\n\ntwo")
     words = Words()
-    words.bos_token_id, words.eos_token_id = bos, eos
-    assert tokenise_files([tmp_path / "a.txt"], words, cache=tmp_path / "cache").tokens.tolist() == expected
+    words.eos_token_id = None
+    assert tokenise_files([tmp_path / "a.txt"], words, cache=tmp_path / "cache").tokens.tolist() == [10, BOS, 11, BOS]
 
 
 def test_a_tokenizer_without_separators_is_refused(tmp_path):
     write(tmp_path, a="one\n\ntwo")
     words = Words()
     words.bos_token_id = words.eos_token_id = None
-    with pytest.raises(ConfigError, match="neither a BOS nor an EOS"):
+    with pytest.raises(ConfigError, match="neither an EOS nor a BOS"):
         tokenise_files([tmp_path / "a.txt"], words, cache=tmp_path / "cache")
 
 
@@ -154,7 +150,7 @@ def test_pieces_of_one_document_are_joined_without_separators(tmp_path, monkeypa
     write(tmp_path, a="one two\nthree\nfour\n\nfive")
     words = Words()
     found = tokenise_files([tmp_path / "a.txt"], words, cache=tmp_path / "cache")
-    assert found.tokens.tolist() == [BOS, 10, 11, 12, 13, EOS, BOS, 14, EOS]
+    assert found.tokens.tolist() == [10, 11, 12, 13, EOS, 14, EOS]
     assert words.num_calls > 1
 
 
@@ -192,17 +188,28 @@ def test_text_without_a_word_is_an_error(tmp_path):
 
 def test_one_pass_holds_every_token_once_up_to_the_remainder(text):
     rows = TokenRows(text, 7, seed=0)
-    # 50 documents of 3 words and 2 separators: 250 tokens, 35 whole rows of 7.
-    assert len(rows) == 35
-    tokens = rows.rows(0, 35)
-    assert tokens.shape == (35, 7)
+    # 50 documents of 3 words and a separator: 200 tokens, 28 whole rows of 7.
+    assert len(rows) == 28
+    tokens = rows.rows(0, 28)
+    assert tokens.shape == (28, 7)
     words = tokens[tokens >= 10].tolist()
     assert len(set(words)) == len(words)
-    assert 145 <= len(words) <= 150
+    assert 146 <= len(words) <= 148
+
+
+def test_every_row_starts_with_the_head_and_goes_on_in_the_stream(text):
+    rows = TokenRows(text, 7, seed=0, head=[BOS])
+    # 6 tokens of text in each row: 33 whole rows.
+    assert len(rows) == 33
+    tokens = rows.rows(0, 33)
+    assert (tokens[:, 0] == BOS).all()
+    assert (tokens[:, 1:] != BOS).all()
+    bodies = TokenRows(text, 6, seed=0).spread(1000)
+    assert (rows.spread(1000)[:, 1:] == bodies).all()
 
 
 def test_rows_are_stretches_of_whole_documents_in_shuffled_order(text):
-    rows = TokenRows(text, 250, seed=0)
+    rows = TokenRows(text, 200, seed=0)
     stream = rows.rows(0, 1)[0]
     assert stream.tolist() != text.tokens.tolist()
     cut = np.split(stream, np.flatnonzero(stream == EOS) + 1)[:-1]
@@ -223,27 +230,27 @@ def test_any_position_is_at_hand_and_nothing_else_moves_it(text):
 
 def test_every_pass_has_the_same_rows_in_another_order(text):
     rows = TokenRows(text, 7, seed=3)
-    passes = [list(map(tuple, rows.rows(35 * cycle, 35 * cycle + 35).tolist())) for cycle in range(2)]
+    passes = [list(map(tuple, rows.rows(28 * cycle, 28 * cycle + 28).tolist())) for cycle in range(2)]
     assert passes[0] != passes[1]
     assert sorted(passes[0]) == sorted(passes[1])
 
 
 def test_a_limit_keeps_a_sample_of_the_rows(text):
-    all_rows = set(map(tuple, TokenRows(text, 7, seed=3).rows(0, 35).tolist()))
+    all_rows = set(map(tuple, TokenRows(text, 7, seed=3).rows(0, 28).tolist()))
     limited = TokenRows(text, 7, seed=3, max_rows=10)
     assert len(limited) == 10
     kept = [set(map(tuple, limited.rows(start, start + 10).tolist())) for start in (0, 10)]
     assert kept[0] == kept[1] <= all_rows
-    assert len(TokenRows(text, 7, seed=3, max_rows=1000)) == 35
+    assert len(TokenRows(text, 7, seed=3, max_rows=1000)) == 28
 
 
 def test_held_out_documents_are_never_in_a_training_row(text):
     train, held_out = text.split(0.2, seed=1)
     assert 3 <= len(held_out) <= 20
     assert sorted([*train, *held_out]) == list(range(50))
-    seen = set(TokenRows(text, 5, seed=0, documents=train).rows(0, len(train)).ravel().tolist())
+    seen = set(TokenRows(text, 4, seed=0, documents=train).rows(0, len(train)).ravel().tolist())
     kept = set(np.concatenate([text.document(number) for number in held_out]).tolist())
-    assert seen & kept == {BOS, EOS}
+    assert seen & kept == {EOS}
     assert (text.split(0.2, seed=1)[1] == held_out).all()
     assert text.split(0.2, seed=2)[1].tolist() != held_out.tolist()
 
@@ -252,18 +259,20 @@ def test_rows_to_measure_on_are_spread_over_the_stream(text):
     rows = TokenRows(text, 7, seed=0)
     stream = np.concatenate([text.document(int(number)) for number in rows._order])
     spread = rows.spread(5)
-    # 35 rows, five at even distances: 0, 8.5 -> 8, 17, 25.5 -> 26, 34.
+    # 28 rows, five at even distances: 0, 6.75 -> 7, 13.5 -> 14, 20.25 -> 20, 27.
     assert [row.tolist() for row in spread] == [
-        stream[7 * place : 7 * place + 7].tolist() for place in (0, 8, 17, 26, 34)
+        stream[7 * place : 7 * place + 7].tolist() for place in (0, 7, 14, 20, 27)
     ]
-    assert len(rows.spread(1000)) == 35
+    assert len(rows.spread(1000)) == 28
 
 
 def test_settings_that_leave_nothing_are_refused(text):
-    with pytest.raises(EmptyInputError, match="250 tokens, fewer than a row of 251"):
-        TokenRows(text, 251, seed=0)
+    with pytest.raises(EmptyInputError, match="200 tokens, fewer than a row of 201"):
+        TokenRows(text, 201, seed=0)
     with pytest.raises(ConfigError, match="at least 1"):
         TokenRows(text, 7, seed=0, max_rows=0)
+    with pytest.raises(ConfigError, match="more than the 2 tokens of their head"):
+        TokenRows(text, 2, seed=0, head=[BOS, BOS])
     with pytest.raises(ConfigError, match="leaves one side empty"):
         text.split(1e-9, seed=0)
     with pytest.raises(ConfigError, match="between 0 and 1"):

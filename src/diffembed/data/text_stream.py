@@ -5,7 +5,7 @@ of any pass is at hand by its number, so a resumed run asks for the rows it lack
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -44,7 +44,7 @@ class TokenText:
     """Tokenised documents, in the order of their files."""
 
     tokens: NDArray[np.uint32]
-    """All documents one after the other, each with its separators; mapped from disk."""
+    """All documents one after the other, each with the separator behind it; mapped from disk."""
     ends: NDArray[np.int64]
     """[documents] position behind the last token of each."""
     inputs: dict[str, str]
@@ -58,7 +58,7 @@ class TokenText:
         return len(self.ends)
 
     def document(self, number: int) -> NDArray[np.uint32]:
-        """The tokens of one document, separators included."""
+        """The tokens of one document, the separator included."""
         start = self.ends[number - 1] if number else 0
         return self.tokens[start : self.ends[number]]
 
@@ -94,15 +94,15 @@ def tokenise_files(
 ) -> TokenText:
     """The documents of text files (.txt, .md), row files (`column`) and folders of them, as tokens.
 
-    Every document starts with the tokenizer's BOS token and ends with its EOS token, where it has them; special
-    tokens that are spelt out in a text are read as plain text.
+    Every document ends with the tokenizer's EOS token, or its BOS token where it has no other; special tokens that are
+    spelt out in a text are read as plain text.
     excluded: file names (with * and ?) left out, such as the text a model is tested on.
     cache: folder of tokenised texts, None for the user's cache; the same files and tokenizer are read from there.
     Raises InputError past `max_bad_rows` bad rows or lines, EmptyInputError without text, ConfigError for a tokenizer
-    without either separator.
+    with neither token.
     """
     files = find_text_files(paths, excluded)
-    _separators(tokenizer)
+    _separator(tokenizer)
     inputs = {f"{path.parent.name}/{path.name}": hash_file(path) for path in files}
     key = hash_text(json.dumps([CACHE_VERSION, list(inputs.values()), column, _tokenizer_hash(tokenizer)]))[:32]
     root = Path(cache) if cache is not None else user_cache() / "tokens"
@@ -128,7 +128,8 @@ def tokenise_files(
 class TokenRows:
     """Rows of `row_tokens` tokens: documents shuffled by seed, joined, cut; the remainder of the stream is left out.
 
-    The cut is made once; every pass has the same rows in another order. Row numbers count on from pass to pass.
+    Every row starts with `head`, as texts do when they are embedded. The cut is made once; every pass has the same rows
+    in another order. Row numbers count on from pass to pass.
     """
 
     def __init__(
@@ -137,15 +138,20 @@ class TokenRows:
         row_tokens: int,
         seed: int,
         *,
+        head: Sequence[int] = (),
         documents: NDArray[np.int64] | None = None,
         max_rows: int | None = None,
     ) -> None:
-        """documents: numbers of the documents to use, None for all; max_rows: keeps a seeded sample of the rows.
+        """head: tokens in front of every row, counted in `row_tokens`; the tokenizer's BOS where texts start with it.
 
+        documents: numbers of the documents to use, None for all; max_rows: keeps a seeded sample of the rows.
         Raises EmptyInputError when the documents do not fill one row.
         """
-        if row_tokens < 1 or (max_rows is not None and max_rows < 1):
-            raise ConfigError(f"row_tokens and max_rows must be at least 1, received {row_tokens} and {max_rows}")
+        if row_tokens <= len(head) or (max_rows is not None and max_rows < 1):
+            raise ConfigError(
+                f"rows need more than the {len(head)} tokens of their head and max_rows at least 1, received "
+                f"{row_tokens} and {max_rows}"
+            )
         numbers = np.arange(text.num_documents) if documents is None else documents
         self._text = text
         self._order = row_generator(seed, "documents").permutation(numbers)
@@ -153,7 +159,9 @@ class TokenRows:
         self._ends = np.cumsum(lengths)
         self.row_tokens = row_tokens
         self.seed = seed
-        num_whole = int(lengths.sum()) // row_tokens
+        self._head = np.asarray(head, np.int64)
+        self._body_tokens = row_tokens - len(head)
+        num_whole = int(lengths.sum()) // self._body_tokens
         if not num_whole:
             raise EmptyInputError(f"the text has {int(lengths.sum())} tokens, fewer than a row of {row_tokens}")
         self._kept = row_generator(seed, "sample").permutation(num_whole)[:max_rows]
@@ -183,8 +191,8 @@ class TokenRows:
         return int(self._pass[1][within])
 
     def _cut(self, place: int) -> NDArray[np.int64]:
-        start, stop = place * self.row_tokens, (place + 1) * self.row_tokens
-        parts = []
+        start, stop = place * self._body_tokens, (place + 1) * self._body_tokens
+        parts: list[NDArray[Any]] = [self._head]
         number = int(np.searchsorted(self._ends, start, side="right"))
         while start < stop:
             tokens = self._text.document(int(self._order[number]))
@@ -199,34 +207,35 @@ class TokenRows:
 def _write(folder: Path, files: Sequence[Path], tokenizer: Tokenizer, column: str) -> None:
     """Tokenises the files into `tokens.bin`, `ends.npy` and `report.json`."""
     report = RowReport(source="text")
-    ends: list[int] = []
-    position = 0
+    lengths: list[int] = []
+    is_last: list[bool] = []
     with (folder / "tokens.bin").open("wb") as out:
-        waiting: list[Piece] = []
-        num_characters = 0
-        is_start = True
-        for path in files:
-            for piece in read_documents(path, report, column=column):
-                waiting.append(piece)
-                num_characters += len(piece.text)
-                if num_characters >= BATCH_CHARACTERS:
-                    position, is_start = _flush(waiting, tokenizer, is_start, position, ends, out)
-                    waiting, num_characters = [], 0
-        _flush(waiting, tokenizer, is_start, position, ends, out)
-    if not ends:
+        for pieces in _batches(piece for path in files for piece in read_documents(path, report, column=column)):
+            for tokens in _tokenise(pieces, tokenizer):
+                out.write(tokens.tobytes())
+                lengths.append(len(tokens))
+            is_last += [piece.is_last for piece in pieces]
+    if not lengths:
         report.check(report.num_bad)
-    np.save(folder / "ends.npy", np.asarray(ends, np.int64))
+    np.save(folder / "ends.npy", np.cumsum(np.asarray(lengths, np.int64))[np.asarray(is_last)])
     kept = ("source", "num_rows", "num_kept", "defects", "examples")
     write_json(folder / "report.json", {name: getattr(report, name) for name in kept})
 
 
-def _flush(
-    pieces: Sequence[Piece], tokenizer: Tokenizer, is_start: bool, position: int, ends: list[int], out: Any
-) -> tuple[int, bool]:
-    """Writes the tokens of some pieces; returns the new position, and whether the next piece starts a document."""
-    if not pieces:
-        return position, is_start
-    bos, eos = _separators(tokenizer)
+def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
+    batch: list[Piece] = []
+    num_characters = 0
+    for piece in pieces:
+        batch.append(piece)
+        num_characters += len(piece.text)
+        if num_characters >= BATCH_CHARACTERS:
+            yield batch
+            batch, num_characters = [], 0
+    if batch:
+        yield batch
+
+
+def _tokenise(pieces: Sequence[Piece], tokenizer: Tokenizer) -> Iterator[NDArray[np.uint32]]:
     encoded = tokenizer(
         [piece.text for piece in pieces],
         add_special_tokens=False,
@@ -234,22 +243,17 @@ def _flush(
         split_special_tokens=True,
         verbose=False,
     )["input_ids"]
+    separator = _separator(tokenizer)
     for piece, ids in zip(pieces, encoded, strict=True):
-        tokens = [*(bos if is_start else ()), *ids, *(eos if piece.is_last else ())]
-        out.write(np.asarray(tokens, TOKEN_TYPE).tobytes())
-        position += len(tokens)
-        is_start = piece.is_last
-        if piece.is_last:
-            ends.append(position)
-    return position, is_start
+        yield np.asarray([*ids, separator] if piece.is_last else ids, TOKEN_TYPE)
 
 
-def _separators(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """Tokens before and after a document. A family whose BOS is its EOS (GPT-2) gets one between documents, not two."""
-    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-    if bos is None and eos is None:
-        raise ConfigError("the tokenizer has neither a BOS nor an EOS token, so nothing would part documents")
-    return [] if bos is None or bos == eos else [bos], [] if eos is None else [eos]
+def _separator(tokenizer: Tokenizer) -> int:
+    """The token that parts documents."""
+    token = tokenizer.bos_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
+    if token is None:
+        raise ConfigError("the tokenizer has neither an EOS nor a BOS token, so nothing would part documents")
+    return token
 
 
 def _tokenizer_hash(tokenizer: Tokenizer) -> str:
