@@ -120,9 +120,8 @@ def _print_report(found: Mapping[str, Any]) -> None:
     print_facts(
         {
             "rows": f"{found['num_rows']:,}: {rows}; {found['rows_with_written_negatives']:,} with written negatives",
-            "concepts by pairs": ", ".join(
-                f"{count} with {each}" for each, count in found["pairs_per_concept"].items()
-            ),
+            "concepts by pairs": ", ".join(f"{num} with {each}" for each, num in found["pairs_per_concept"].items()),
+            "verdict unsure": f"{found['verdict_on_unpublished_pair']} kept pairs had replacements that are not here",
             "near-duplicates": f"{near['within_concept']} within a concept, {near['across_concepts']} across",
             "concept named": "in {problems} problems ({fraction:.1%})".format_map(found["concept_named_in_problem"]),
             "answer shown": "in {problems} problems ({fraction:.1%})".format_map(found["answer_in_problem"]),

@@ -20,7 +20,7 @@ LANGUAGES = {
     "fr": ("French", "LATIN", "STOPWORDS_FRENCH"),
     "it": ("Italian", "LATIN", "STOPWORDS_ITALIAN"),
     "ja": ("Japanese", "CJK HIRAGANA KATAKANA", ""),
-    "ko": ("Korean", "HANGUL CJK", ""),
+    "ko": ("Korean", "HANGUL", ""),
     "nl": ("Dutch", "LATIN", "STOPWORDS_DUTCH"),
     "no": ("Norwegian", "LATIN", "STOPWORDS_NORWEGIAN"),
     "pt": ("Portuguese", "LATIN", "STOPWORDS_PORTUGUESE"),
@@ -29,8 +29,9 @@ LANGUAGES = {
     "tr": ("Turkish", "LATIN", "STOPWORDS_TURKISH"),
     "zh": ("Chinese", "CJK", ""),
 }
-"""Code -> English name, scripts (first words of Unicode names), list of stop words in bm25s."""
+"""Code -> English name, scripts (first words of Unicode names), list of stop words in bm25s. Chinese passes as Japanese."""
 NOT_PROSE = re.compile(r"```.*?```|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]*\$|\\\[.*?\\\]|\\\(.*?\\\)|\\[a-zA-Z]+", re.DOTALL)
+ASCII_LETTERS = re.compile(r"[a-zA-Z]")
 MIN_LETTERS = 40
 """Shorter prose is not judged by script."""
 MIN_WORDS = 25
@@ -51,7 +52,9 @@ def is_in_language(text: str, code: str) -> bool:
     """False when the prose of a text is clearly in another language than `code`."""
     prose = NOT_PROSE.sub(" ", text)
     _, scripts, own_list = LANGUAGES[code]
-    letters = Counter(_script(character) for character in prose if character.isalpha())
+    letters = Counter(_script(letter) for letter in prose if not letter.isascii() and letter.isalpha())
+    letters["LATIN"] += len(ASCII_LETTERS.findall(prose))
+    # Greek letters are the symbols of formulas in every language.
     letters.pop("GREEK", None)
     if letters.total() >= MIN_LETTERS:
         expected = sum(count for script, count in letters.items() if script in scripts.split())
@@ -67,8 +70,6 @@ def is_in_language(text: str, code: str) -> bool:
 
 
 def _script(character: str) -> str:
-    if character.isascii():
-        return "LATIN"
     return unicodedata.name(character, "UNKNOWN").split(" ", 1)[0].removesuffix("-COMPATIBILITY")
 
 

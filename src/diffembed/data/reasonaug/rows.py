@@ -9,6 +9,7 @@ import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from typing import Any, Generic, TypeVar
 
 from diffembed.provenance import hash_text
@@ -143,13 +144,15 @@ def row_line(row: Any) -> str:
 
 def read_row(kind: type[R], values: dict[str, Any]) -> R:
     """The row of a JSON line."""
+    choices = _choices(typing.cast(Any, kind))
+    return kind(**{name: choices[name](value) if name in choices else value for name, value in values.items()})
+
+
+@cache
+def _choices(kind: Any) -> dict[str, type[StrEnum]]:
+    """The fields that hold one of a set of words, which JSON keeps as plain text."""
     types = typing.get_type_hints(kind)
-    return kind(
-        **{
-            name: types[name](value) if isinstance(types[name], type) and issubclass(types[name], StrEnum) else value
-            for name, value in values.items()
-        }
-    )
+    return {name: each for name, each in types.items() if isinstance(each, type) and issubclass(each, StrEnum)}
 
 
 def hash_rows(rows: Sequence[Any]) -> str:

@@ -28,7 +28,6 @@ class StageOutcome(Generic[R]):
 
     rows: tuple[R, ...]
     dropped: tuple[Dropped, ...]
-    num_in: int
     notes: Mapping[str, int]
 
 
@@ -53,7 +52,7 @@ class StageFolder:
     ) -> tuple[R, ...]:
         """The rows of a stage, read from disk or made now.
 
-        inputs: the lists of rows it is made from; the first one's length is what the yield is counted from.
+        inputs: the lists of rows it is made from.
         make: called with a dictionary for its notes.
         """
         address = hash_config(
@@ -67,7 +66,9 @@ class StageFolder:
         )
         self._files[name] = f"{len(self._files) + 1:02d}-{name}-{address}"
         path = self.folder / "stages" / self._files[name]
-        if not path.with_suffix(".json").exists():
+        if path.with_suffix(".json").exists():
+            outcome = read_outcome(path, kind)
+        else:
             notes: dict[str, int] = {}
             result = make(notes)
             with atomic_file(path.with_suffix(".jsonl")) as part, part.open("w", encoding="utf-8") as file:
@@ -77,16 +78,17 @@ class StageFolder:
                 path.with_suffix(".json"),
                 {
                     "stage": name,
-                    "num_in": len(inputs[0]) if inputs else 0,
+                    "num_in": len(inputs[0]),
                     "num_out": len(result.rows),
                     "notes": notes,
                     "dropped": [dataclasses.asdict(each) for each in result.dropped],
                 },
             )
-        self.outcomes[name] = read_outcome(path, kind)
+            outcome = StageOutcome(rows=result.rows, dropped=result.dropped, notes=notes)
+        self.outcomes[name] = outcome
         write_json(self.folder / INDEX, self._files)
         self.write_dropped()
-        return self.outcomes[name].rows
+        return outcome.rows
 
     def write_dropped(self, more: Sequence[Dropped] = ()) -> None:
         """Writes `dropped.jsonl` anew from all stages so far."""
@@ -106,4 +108,4 @@ def read_outcome(path: Path, kind: type[R]) -> StageOutcome[R]:
             raise ValueError(f"{len(rows)} rows instead of {summary['num_out']}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}.jsonl is damaged ({error}); delete it with its .json and run again") from error
-    return StageOutcome(rows=rows, dropped=dropped, num_in=summary["num_in"], notes=summary["notes"])
+    return StageOutcome(rows=rows, dropped=dropped, notes=summary["notes"])
