@@ -60,7 +60,8 @@ def test_every_kind_of_task_can_be_checked(instruction_folder, sts_folder, label
     (pairs,) = read_folder(sts_folder)
     assert check_leakage({"t": "A cat is asleep."}, pairs).leaks[0].test_id == "00000 right"
     classification = read_folder(label_folder)[0]
-    assert check_leakage({"t": "a cat and dog number 30"}, classification, is_ratio_computed=False).leaks[0].test_id == "00003"
+    report = check_leakage({"t": "a cat and dog number 30"}, classification, is_ratio_computed=False)
+    assert report.leaks[0].test_id == "00003"
     instruction = read_instruction_task(instruction_folder)
     assert check_leakage({"t": "Programming"}, instruction).leaks[0].test_id == "code"
 

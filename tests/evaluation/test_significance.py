@@ -117,6 +117,15 @@ def test_a_comparison_needs_the_same_queries():
         bootstrap_interval([1.0], level=95)
 
 
+def test_an_interval_holds_its_value_where_redrawing_is_biased():
+    from diffembed.evaluation.measures import v_measure
+
+    rng = np.random.default_rng(6)
+    gold, found = np.repeat(np.arange(40), 5), rng.integers(0, 40, 200)
+    interval = statistic_interval(lambda a, b: v_measure(list(a), list(b)), gold, found, num_resamples=200)
+    assert interval.low < interval.value < interval.high
+
+
 def test_correlations_have_intervals_and_a_paired_test():
     rng = np.random.default_rng(5)
     gold = rng.normal(size=200)

@@ -21,17 +21,17 @@ def load_instructions() -> dict[str, Any]:
     return tomllib.loads(files("diffembed.evaluation").joinpath("instructions.toml").read_text(encoding="utf-8"))
 
 
-def find_instruction(task: str, kind: str, *, prompts: Prompts = "paper") -> str:
+def find_instruction(task: str, kind: str, *, prompts: Prompts = "paper", own: str = "") -> str:
     """The instruction of a task in the chosen wording, else in the other, else the default of its type.
 
-    kind: a key of the file's `defaults`.
+    kind: a key of the file's `defaults`. own: mteb's wording where the file has none.
     """
     table = load_instructions()
     if prompts not in PROMPTS:
         raise UnknownNameError.of("prompts", prompts, list(PROMPTS))
     if kind not in table["defaults"]:
         raise UnknownNameError.of("task type", kind, list(table["defaults"]))
-    wordings: dict[str, str] = table["tasks"].get(task, {})
+    wordings: dict[str, str] = ({"mteb": own} if own else {}) | table["tasks"].get(task, {})
     for choice in (prompts, *PROMPTS):
         if choice in wordings:
             return wordings[choice]

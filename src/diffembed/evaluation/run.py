@@ -4,7 +4,6 @@ Read `evaluate`. A run folder holds `<suite>/<system>/<task>/`; a task whose res
 its data or the model changed, which is refused. This module knows nothing of mteb.
 """
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -255,9 +254,3 @@ def make_development_score(
         }
 
     return score
-
-
-def asdict_without_queries(result: TaskResult) -> dict[str, object]:
-    """A result as JSON takes it, without its long parts."""
-    plain = dataclasses.asdict(result)
-    return {key: value for key, value in plain.items() if key not in ("per_query", "hits")}

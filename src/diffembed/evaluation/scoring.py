@@ -22,7 +22,7 @@ from diffembed.evaluation.measures import (
 )
 from diffembed.evaluation.reading import Reading
 from diffembed.evaluation.searching import DenseSystem, System
-from diffembed.evaluation.significance import Interval, Scores, scores_interval, statistic_interval
+from diffembed.evaluation.significance import Interval, scores_interval, statistic_interval
 from diffembed.evaluation.tasks import AnyTask, InstructionTask, LabelTask, PairTask, Task, hash_task
 from diffembed.records import Run, Vectors
 
@@ -100,9 +100,9 @@ def _score_retrieval(system: System, task: Task, seed: int) -> dict[str, TaskRes
             kind="retrieval",
             family=task.family,
             main=task.measures[0],
-            scores=_intervals(values, task.subsets, seed),
+            scores=score_intervals(values, task.subsets, seed),
             per_query=values,
-            hits={"test": _best(run)},
+            hits={"test": best_hits(run)},
             documents=ranking.documents,
             queries=ranking.queries,
             task_hash=hash_task(task),
@@ -130,9 +130,9 @@ def _score_instruction(system: System, task: InstructionTask, seed: int) -> dict
             kind="instruction",
             family=task.og.family,
             main="p-MRR",
-            scores=_intervals(values, {}, seed),
+            scores=score_intervals(values, {}, seed),
             per_query=values,
-            hits={"og": _best(og_run), "changed": _best(changed.runs[label])},
+            hits={"og": best_hits(og_run), "changed": best_hits(changed.runs[label])},
             documents=og.documents,
             queries=og.queries,
             task_hash=hash_task(task),
@@ -175,7 +175,7 @@ def _score_labels(system: DenseSystem, task: LabelTask, seed: int) -> dict[str, 
         if task.kind == "classification":
             correct = _classify(train_ND, task.train_labels, test_ND, task.labels, seed)
             values = {"Accuracy": dict(zip(ids, correct, strict=True))}
-            scores, main = _intervals(values, {}, seed), "Accuracy"
+            scores, main = score_intervals(values, {}, seed), "Accuracy"
         else:
             clusters = _cluster(test_ND, len(set(task.labels)), seed)
             names = {name: code for code, name in enumerate(sorted(set(task.labels)))}
@@ -234,10 +234,12 @@ def _on_lists(measure: Callable[[Sequence[str], Sequence[int]], float]) -> Calla
     return lambda gold, found: measure([str(x) for x in gold], [int(x) for x in found])
 
 
-def _intervals(values: Mapping[str, Scores], subsets: Mapping[str, frozenset[str]], seed: int) -> dict[str, Interval]:
+def score_intervals(
+    values: Mapping[str, PerQuery], subsets: Mapping[str, frozenset[str]], seed: int
+) -> dict[str, Interval]:
+    """Measure -> mean with its interval; a subset's measure is written `nDCG@10 (specific)`."""
     scores = {}
     for measure, per_query in values.items():
-        assert isinstance(per_query, Mapping)
         scores[measure] = scores_interval(per_query, seed=seed)
         for name, members in subsets.items():
             part = {query: value for query, value in per_query.items() if query in members}
@@ -245,7 +247,8 @@ def _intervals(values: Mapping[str, Scores], subsets: Mapping[str, frozenset[str
     return scores
 
 
-def _best(run: Run) -> dict[str, dict[str, float]]:
+def best_hits(run: Run) -> dict[str, dict[str, float]]:
+    """The first `KEPT_HITS` documents of every query."""
     # A run is in rank order: `top_hits` wrote it best first.
     return {query: dict(list(hits.items())[:KEPT_HITS]) for query, hits in run.items()}
 

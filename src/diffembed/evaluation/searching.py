@@ -18,7 +18,6 @@ from diffembed.errors import ConfigError, UnknownNameError
 from diffembed.evaluation.baselines import BM25
 from diffembed.evaluation.ranking import DocumentOrder, search_vectors, top_hits
 from diffembed.evaluation.reading import Reader, Reading
-from diffembed.evaluation.tasks import Task
 from diffembed.records import Document, Query, Run, Vectors
 
 Precision = Literal["float32", "int8"]
@@ -27,6 +26,25 @@ RRF_CONSTANT = 60
 """Added to the rank in reciprocal rank fusion. Source: Cormack et al. 2009."""
 FUSION_DEPTH = 1000
 """Documents of each run that are fused."""
+
+
+class Searchable(Protocol):
+    """What a system needs of a task; a `Task` has it, and so has a benchmark that keeps its judgements to itself."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def corpus(self) -> Sequence[Document]: ...
+
+    @property
+    def queries(self) -> Sequence[Query]: ...
+
+    @property
+    def instruction(self) -> str | None: ...
+
+    @property
+    def candidates(self) -> Mapping[str, Sequence[str]] | None: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +76,7 @@ class System(Protocol):
         """Whether instructions reach the network; where not, a narrative is part of the query's text."""
         ...
 
-    def rank(self, task: Task, *, top_k: int) -> Ranking:
+    def rank(self, task: Searchable, *, top_k: int) -> Ranking:
         """The best `top_k` documents of every query, excluded documents taken out before the cut."""
         ...
 
@@ -89,7 +107,7 @@ class DenseSystem:
         """Of the reader."""
         return {self._label(label): key for label, key in self.reader.identities.items()}
 
-    def rank(self, task: Task, *, top_k: int) -> Ranking:
+    def rank(self, task: Searchable, *, top_k: int) -> Ranking:
         """One run per label; the corpus of the task before is kept when it is the same object."""
         documents, document_reading, order = self._documents(task)
         queries, query_reading = self._queries(task)
@@ -106,10 +124,15 @@ class DenseSystem:
         vectors, reading = self.reader.read(texts, "query", instruction if self.sends_instructions else None)
         return {self._label(label): vectors_ND for label, vectors_ND in vectors.items()}, reading
 
+    def read_documents(self, texts: Sequence[str]) -> tuple[dict[str, Vectors], Reading]:
+        """Label -> vectors of texts that are documents."""
+        vectors, reading = self.reader.read(texts, "document")
+        return {self._label(label): vectors_ND for label, vectors_ND in vectors.items()}, reading
+
     def _label(self, label: str) -> str:
         return label if self.precision == "float32" else f"{label}+{self.precision}"
 
-    def _documents(self, task: Task) -> tuple[dict[str, Vectors], Reading, DocumentOrder]:
+    def _documents(self, task: Searchable) -> tuple[dict[str, Vectors], Reading, DocumentOrder]:
         if self._corpus is None or self._corpus[0] is not task.corpus:
             order = DocumentOrder([document.id for document in task.corpus])
             texts = [document.full_text for document in task.corpus]
@@ -119,7 +142,7 @@ class DenseSystem:
             self._corpus = (task.corpus, vectors, reading, order)
         return self._corpus[1], self._corpus[2], self._corpus[3]
 
-    def _queries(self, task: Task) -> tuple[dict[str, Vectors], Reading]:
+    def _queries(self, task: Searchable) -> tuple[dict[str, Vectors], Reading]:
         """Vectors in the order of the task's queries; each instruction is read in one go."""
         places: dict[str | None, list[int]] = {}
         for place, query in enumerate(task.queries):
@@ -148,7 +171,7 @@ class LexicalSystem:
     def __init__(self) -> None:
         self._index: tuple[Sequence[Document], BM25] | None = None
 
-    def rank(self, task: Task, *, top_k: int) -> Ranking:
+    def rank(self, task: Searchable, *, top_k: int) -> Ranking:
         """One run; an instruction is no part of a lexical query."""
         if self._index is None or self._index[0] is not task.corpus:
             self._index = (task.corpus, BM25(task.corpus))
@@ -174,7 +197,7 @@ class HybridSystem:
         """Of the dense system."""
         return {f"{label}+bm25": key for label, key in self.dense.identities.items()}
 
-    def rank(self, task: Task, *, top_k: int) -> Ranking:
+    def rank(self, task: Searchable, *, top_k: int) -> Ranking:
         """One fused run per label."""
         depth = max(top_k, FUSION_DEPTH)
         dense, lexical = self.dense.rank(task, top_k=depth), self.lexical.rank(task, top_k=depth).runs["bm25"]

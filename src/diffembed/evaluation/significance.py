@@ -179,7 +179,11 @@ def statistic_interval(
     num_resamples: int = 2_000,
     seed: int = 0,
 ) -> Interval:
-    """Interval of a statistic that is no mean of per-item values; items are redrawn."""
+    """Interval of a statistic that is no mean of per-item values; items are redrawn.
+
+    The mean of the redraws is moved onto the value: repeated items raise statistics such as the V-measure of many
+    small clusters, and a plain percentile interval could miss the value itself.
+    """
     _check_settings(level, num_resamples)
     gold_Q, predicted_Q = np.asarray(gold, np.float64), np.asarray(predicted, np.float64)
     value = statistic(gold_Q, predicted_Q)
@@ -188,7 +192,8 @@ def statistic_interval(
     for _ in range(num_resamples):
         rows = _redraw(rng, gold_Q, predicted_Q)
         drawn.append(statistic(gold_Q[rows], predicted_Q[rows]))
-    low, high = _percentiles(np.asarray(drawn), level)
+    drawn_R = np.asarray(drawn)
+    low, high = _percentiles(drawn_R - drawn_R.mean() + value, level)
     return Interval(value=value, low=low, high=high, level=level)
 
 
