@@ -13,8 +13,6 @@ import pytest
 from diffembed.cli import COMMANDS
 
 ROOT = Path(__file__).parents[2]
-SLOW_EXAMPLES = ("compare",)
-"""Verbs whose example takes minutes."""
 
 
 def example(verb: str) -> str:
@@ -39,6 +37,6 @@ def run(verb: str, folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("verb", [verb for verb in COMMANDS if verb not in SLOW_EXAMPLES])
+@pytest.mark.parametrize("verb", COMMANDS)
 def test_the_example_runs(verb: str, tmp_path: Path) -> None:
     run(verb, tmp_path)
