@@ -164,6 +164,23 @@ def test_an_instruction_and_its_opposite_stay_paired_on_the_same_claim(folder):
     ]
 
 
+def test_a_row_turned_round_asks_which_of_two_opposite_queries_its_document_answers(folder):
+    config = SourceConfig(kind="folder", path="train", sets=("stance",), turned_query="{instruction} | {query}")
+    loaded = load_sources([config], seed=0, data_root=folder)
+    assert list(loaded) == ["stance", "stance_turned"]
+    first = loaded["stance_turned"].triplets[0]
+    assert (first.query, first.positive, first.negatives, first.instruction, first.source) == (
+        "p6",
+        "Retrieve support. | q6",
+        ("Retrieve contradiction. | q6",),
+        "",
+        "stance_turned",
+    )
+    assert len({triplet.id for part in loaded.values() for triplet in part.triplets}) == 4
+    with pytest.raises(ConfigError, match="no effect on beta"):
+        load(SourceConfig(kind="folder", path="train", sets=("beta",), turned_query="{instruction}; {query}"), folder)
+
+
 def test_folders_that_do_not_have_what_is_asked_for(folder):
     with pytest.raises(UnknownNameError, match=r"no set in train 'bet' \(did you mean 'beta'\?\)"):
         load(SourceConfig(kind="folder", path="train", sets=("bet",)), folder)
@@ -461,6 +478,8 @@ def test_a_revision_is_a_commit(tmp_path):
         ({"kind": "rows", "path": "a", "max_rows": 0}, "max_rows must be at least 1"),
         ({"kind": "rows", "path": "a", "selection": "first"}, "no effect without max_rows"),
         ({"kind": "rows", "path": "a", "min_negatives": -1}, "at least 0"),
+        ({"kind": "rows", "path": "a", "turned_query": "{query}"}, "must hold {instruction} and {query}"),
+        ({"kind": "reasonaug", "turned_query": "{instruction}; {query}"}, "it is for rows, folder"),
         ({"kind": "reasonaug", "domain": "aops", "keep": {"domain": ("algorithm",)}}, "both choose the domain"),
     ],
 )

@@ -36,7 +36,7 @@ class Triplet:
     """Put before the query by the embedder's template: None = the embedder's default, '' = none."""
     anti_instruction: str | None = None
     """Instruction under which the same query does *not* want the positive: (anti_instruction, query) is a negative
-    query of the positive. None = the row has no such twin."""
+    query of the positive (see `turned_query` of a source). None = the row has no such twin."""
     source: str = ""
     """Data set the row came from; a batch holds rows of one source."""
     labels: Mapping[str, str] = field(default_factory=dict)

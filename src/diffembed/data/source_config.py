@@ -1,5 +1,6 @@
 """`SourceConfig`: one entry of the list of sources in a training config. Knows nothing of how rows are read."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Literal
@@ -7,9 +8,12 @@ from typing import Literal
 from diffembed.data.published import PUBLIC_E5, REASONIR_SETS
 from diffembed.errors import ConfigError, UnknownNameError
 
+PLACEHOLDER = re.compile(r"\{\w+\}")
+
 ONLY_FOR: Mapping[str, tuple[str, ...]] = {
     "name": ("rows",),
     "columns": ("rows",),
+    "turned_query": ("rows", "folder"),
     "sets": ("folder", "public_e5", "reasonir"),
     "revision": ("msmarco_instructions", "reasonaug", "reasonir"),
     "instruction": ("rows", "msmarco_instructions"),
@@ -47,6 +51,10 @@ class SourceConfig:
     """Which `max_rows` rows: a seeded sample of the set, or its first ones (as the paper did; reads no further)."""
     instruction: str | None = None
     """Given to the rows of a rows source that have none, or in place of the usual one of msmarco_instructions."""
+    turned_query: str | None = None
+    """Adds a source `<name>_turned` in which documents ask and queries answer: the query under its instruction is the
+    positive, under its anti_instruction the negative. Value: how the model's template writes a query, for example
+    "{instruction}; {query}". None adds nothing; rows without anti_instruction give no turned row."""
     keep: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Label -> values whose rows are kept, for example {solution_check: [yes, not used], task: [p2i]}."""
     domain: Literal["all", "aops", "leetcode", "theoremqa"] = "all"
@@ -78,6 +86,10 @@ class SourceConfig:
             raise ConfigError("selection=first has no effect without max_rows")
         if self.num_negatives < 1 or self.max_new_negatives < 0 or (self.min_negatives or 0) < 0:
             raise ConfigError("num_negatives must be at least 1, max_new_negatives and min_negatives at least 0")
+        if self.turned_query is not None and not {"{instruction}", "{query}"} <= set(
+            PLACEHOLDER.findall(self.turned_query)
+        ):
+            raise ConfigError(f"turned_query must hold {{instruction}} and {{query}}, received {self.turned_query!r}")
         if self.domain != "all" and "domain" in self.keep:
             raise ConfigError("domain and keep[domain] both choose the domain; set one of them")
         known = {"public_e5": tuple(PUBLIC_E5), "reasonir": REASONIR_SETS}.get(self.kind, self.sets)

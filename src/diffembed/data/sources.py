@@ -49,10 +49,40 @@ def load_sources(
     root = Path(data_root or "")
     for config in configs:
         for part in open_sets(config, root):
-            if part.name in loaded:
-                raise ConfigError(f"two sources are named {part.name!r}; name one of them")
-            loaded[part.name] = _load_set(config, part, seed, root, max_bad_rows)
+            source = _load_set(config, part, seed, root, max_bad_rows)
+            turned = [] if config.turned_query is None else [_turned(source, config.turned_query)]
+            for found in (source, *turned):
+                if found.name in loaded:
+                    raise ConfigError(f"two sources are named {found.name!r}; name one of them")
+                loaded[found.name] = found
     return loaded
+
+
+def _turned(source: LoadedSource, query_format: str) -> LoadedSource:
+    """The rows whose query has a twin, seen from the document: which of the two queries does it answer?"""
+    name = f"{source.name}_turned"
+
+    def written(triplet: Triplet, instruction: str) -> str:
+        return query_format.replace("{instruction}", instruction).replace("{query}", triplet.query)
+
+    rows = [
+        replace(
+            triplet,
+            id=f"{triplet.id} turned",
+            query=triplet.positive,
+            positive=written(triplet, triplet.instruction),
+            negatives=(written(triplet, triplet.anti_instruction),),
+            instruction="",
+            anti_instruction=None,
+            source=name,
+        )
+        for triplet in source.triplets
+        if triplet.instruction is not None and triplet.anti_instruction is not None
+    ]
+    if not rows:
+        raise ConfigError(f"turned_query has no effect on {source.name}: no row has an instruction and its opposite")
+    report = RowReport(source=name, num_rows=len(source.triplets), num_kept=len(rows), inputs=source.report.inputs)
+    return LoadedSource(name=name, triplets=rows, report=report)
 
 
 def _load_set(config: SourceConfig, part: OpenSet, seed: int, data_root: Path, max_bad_rows: int) -> LoadedSource:
