@@ -8,12 +8,16 @@ import pytest
 import torch
 
 from diffembed.backbones.attention import register_kernel
+from diffembed.backbones.consistency import check_consistency
 from diffembed.backbones.contract import kernel_name, prove
 from diffembed.backbones.conversion.convert import convert_checkpoint
 from diffembed.backbones.conversion.parity import check_golden, compare_golden, load_plain
 from diffembed.backbones.conversion.pipeline import quantise_tanh
+from diffembed.backbones.denoising import read_states
+from diffembed.backbones.head import load_head
+from diffembed.backbones.loading import load_backbone
 from diffembed.backbones.registry import family_of
-from diffembed.errors import AttentionContractError, ConversionError, InputError
+from diffembed.errors import AttentionContractError, CheckpointError, ConversionError, InputError
 
 NATIVE = {
     "dream": "qwen2",
@@ -115,6 +119,30 @@ def test_trained_block_causal_attention_is_reached_with_an_explicit_mask(name, c
         states = load_plain(out).base_model(input_ids=ids, attention_mask=mask).last_hidden_state.numpy()
     assert np.abs(states - golden[key]).max() < 2e-5
     assert np.abs(states - golden["row_last_hidden_state"]).max() > 0.1
+
+
+@pytest.mark.parametrize("max_shard_bytes", [10**9, 30_000])
+@pytest.mark.parametrize("name", ["dream", "llada", "a2d_qwen3"])
+def test_the_kept_head_scores_as_the_original_did(name, max_shard_bytes, golden_folder, tmp_path):
+    convert_checkpoint(golden_folder / name, tmp_path / "out", max_shard_bytes=max_shard_bytes)
+    backbone = load_backbone(str(tmp_path / "out"), dtype="float32")
+    golden = np.load(golden_folder / name / "golden.npz")
+    states = read_states(backbone, torch.from_numpy(golden["row_input_ids"][0]))
+    logits = load_head(backbone).logits(states)
+    assert np.abs(logits.numpy() - golden["row_logits"][0]).max() < 5e-5
+
+
+def test_a_checkpoint_published_without_head_has_none(converted):
+    """Its config ties a head it never had, so the embedding table must not pass for one."""
+    backbone = load_backbone(str(converted("pplx_embed")[0]), dtype="float32")
+    with pytest.raises(CheckpointError, match="no language-model head"):
+        load_head(backbone)
+    assert check_consistency(backbone).is_alive is None
+
+
+def test_random_golden_weights_are_told_to_be_dead(converted):
+    report = check_consistency(load_backbone(str(converted("llada")[0]), dtype="float32"))
+    assert report.is_alive is False and report.masked_nll is not None
 
 
 @pytest.mark.parametrize("name", ["sdar", "llada2_moe"])
