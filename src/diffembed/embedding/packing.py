@@ -21,7 +21,7 @@ from diffembed.errors import ConfigError, ResourceError
 from diffembed.records import Vectors
 
 TOKEN_BUDGET = 2048
-"""Tokens per pack; chosen by measurement on two cores (docs/benchmarks.md): larger packs leave the processor's cache."""
+"""Tokens per pack on a CPU; chosen by measurement (docs/benchmarks.md)."""
 CUDA_TOKEN_BUDGET = 32_768
 """Chosen to fill a GPU; not measured on one."""
 

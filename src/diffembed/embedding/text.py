@@ -126,8 +126,8 @@ class Tokenizer:
         room = self.max_tokens - len(head) - len(prefix) - len(self._eos) - len(tail)
         if room < 1:
             raise ConfigError(
-                f"the instruction and the template take {self.max_tokens - room} tokens, the limit is {self.max_tokens}; "
-                "shorten the instruction or raise max_tokens"
+                f"the instruction and the template take {self.max_tokens - room} tokens, the limit is "
+                f"{self.max_tokens}; shorten the instruction or raise max_tokens"
             )
         encodings = self._backend.encode_batch([clean(text) for text in texts], add_special_tokens=False)
         results = []
@@ -155,7 +155,7 @@ class Tokenizer:
 
 
 def clean(text: str) -> str:
-    """The text as a tokenizer can read it: lone surrogates become U+FFFD. Raises InputError for what is not a string."""
+    """The text with lone surrogates as U+FFFD. Raises InputError for what is not a string."""
     if not isinstance(text, str):
         raise InputError(f"a text must be a string, got {type(text).__name__}")
     try:
