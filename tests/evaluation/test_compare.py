@@ -321,6 +321,20 @@ def test_the_draw_is_kept_with_the_systems(tmp_path, words):
     assert second.reason == first.reason and not any("measuring" in line for line in lines)
 
 
+def test_a_folder_that_was_trained_further_is_run_again(tmp_path):
+    from diffembed.embedding.embedder import Embedder
+
+    model = str(tmp_path / "model")
+    Embedder.load("tiny").save(model)
+    lines = []
+    for _ in range(2):
+        compare([model], tasks=TASKS[:1], folder=tmp_path / "run", is_isolated=False, notify=lines.append)
+    assert lines[-1] == f"{model}: kept from before"
+    os.utime(tmp_path / "model" / "embedder.json", (1, 1))
+    compare([model], tasks=TASKS[:1], folder=tmp_path / "run", is_isolated=False, notify=lines.append)
+    assert lines[-1].startswith(f"{model}: 1 task in")
+
+
 # A process of its own
 
 

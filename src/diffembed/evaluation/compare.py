@@ -33,7 +33,7 @@ DEFAULT_SYSTEMS = (
 )
 BUDGET_S = 240.0
 """Predicted encoding time the automatic draw stays below; chosen so that the whole job ends within six minutes."""
-QUESTION = "run several coroutines at the same time and wait for all of them"
+QUESTION = "how do I break a long paragraph into lines?"
 NUM_HITS = 3
 
 Notify = Callable[[str], None]
@@ -59,6 +59,14 @@ class _Group:
         self.error: str | None = None
         self._source = source
         self._is_isolated = is_isolated
+
+    def version(self) -> list[tuple[str, int, int]]:
+        """Name, size and time of change of the files, where the model is a folder that may be trained further."""
+        if not isinstance(self._source, SystemGroup):
+            return []
+        folders = (self._source.specs[0].model, *self._source.adapters)
+        files = sorted(path for folder in folders for path in Path(folder).rglob("*") if path.is_file())
+        return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
     def start(self) -> AnySession:
         """The open session, loaded on first use."""
@@ -234,7 +242,7 @@ def _run_group(
     group: _Group, tasks: Sequence[AnyTask], seed: int, store: "_Store", tell: Notify
 ) -> list[SystemOutcome]:
     """The systems of a group on all tasks; all of them carry the sentence when loading or running fails."""
-    key = f"systems-{hash_config([group.labels, [hash_task(task) for task in tasks], seed])}"
+    key = f"systems-{hash_config([group.labels, group.version(), [hash_task(task) for task in tasks], seed])}"
     stored = store.read(key)
     if stored is not None:
         tell(f"{', '.join(group.labels)}: kept from before")
@@ -265,7 +273,7 @@ def _run_group(
     ]
     store.write(key, [dataclasses.asdict(outcome) for outcome in outcomes])
     seconds = sum(task.seconds for task in outcomes[0].tasks)
-    tell(f"{', '.join(group.labels)}: {len(tasks)} tasks in {seconds:.0f} s")
+    tell(f"{', '.join(group.labels)}: {len(tasks)} task{'s' * (len(tasks) > 1)} in {seconds:.0f} s")
     return outcomes
 
 
