@@ -10,6 +10,7 @@ from itertools import combinations
 from typing import Any
 
 from diffembed.errors import DiffEmbedError
+from diffembed.evaluation.overlap import Overlap
 from diffembed.evaluation.significance import Comparison as PairedTest
 from diffembed.evaluation.significance import Interval, compare_tasks, holm, scores_interval
 from diffembed.records import Hit
@@ -125,6 +126,8 @@ class Comparison:
     counted_by: str = ""
     """Whose tokens the lengths are."""
     search: Search | None = None
+    overlaps: tuple[Overlap, ...] = ()
+    """Pairs of systems on tasks whose hits were kept."""
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -176,6 +179,7 @@ class Comparison:
             "tasks": [asdict(task) for task in self.tasks],
             "differences": differences,
             "search": search,
+            "overlaps": [asdict(overlap) for overlap in self.overlaps],
             "environment": dict(self.environment),
         }
 

@@ -103,14 +103,15 @@ def compare_hits(
 
 def _most_different(task: Task, a: TaskResult, b: TaskResult, num_shown: int, side: str) -> list[QueryDifference]:
     values_a, values_b = a.per_query[a.main], b.per_query[b.main]
-    difference = {query.id: values_a[query.id] - values_b[query.id] for query in task.queries}
+    # p-MRR has no value for a query whose instruction alters no document.
+    difference = {key: values_a[key] - values_b[key] for key in values_a}
     better = sorted((key for key in difference if difference[key] > 0), key=lambda key: (-difference[key], key))
     worse = sorted((key for key in difference if difference[key] < 0), key=lambda key: (difference[key], key))
     chosen: list[str] = []
     for place in range(max(len(better), len(worse))):
         chosen.extend(keys[place] for keys in (better, worse) if place < len(keys))
     texts = {document.id: document.full_text for document in task.corpus}
-    queries = {query.id: query.text for query in task.queries}
+    queries = {query.id: " ".join(filter(None, (query.text, query.instruction))) for query in task.queries}
     return [
         QueryDifference(
             query=key,

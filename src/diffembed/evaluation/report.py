@@ -11,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from diffembed.evaluation.comparison import Comparison, Difference, GroupScore, SystemOutcome
+from diffembed.evaluation.overlap import Overlap, ShownHit
 from diffembed.evaluation.plot import NUM_COLOURS, plot_by_length
 from diffembed.evaluation.table import TITLES
 from diffembed.provenance import atomic_file
@@ -44,6 +45,7 @@ def render_report(comparison: Comparison) -> str:
         _scores(comparison, finished),
         _plot(comparison, finished),
         _differences(comparison),
+        _overlaps(comparison),
         _search(comparison),
         _tasks(comparison),
         _provenance(comparison, finished),
@@ -88,14 +90,14 @@ def _scores(comparison: Comparison, finished: Sequence[SystemOutcome]) -> str:
     head = ["<th>system</th>"]
     best = {}
     for group in comparison.groups:
-        scores = [by_group[group] for by_group in comparison.scores.values()]
+        scores = [by_group[group] for by_group in comparison.scores.values() if group in by_group]
         best[group] = max(score.interval.value for score in scores)
         head.append(f"<th>{escape(TITLES.get(group, group))}<br>{escape(scores[0].measure)}</th>")
     head += ["<th class=number>tokens/s</th>", "<th class=number>peak memory</th>"]
     rows = []
     for place, system in enumerate(finished):
         cells = [
-            _score_cell(comparison.scores[system.label][group], best[group], _colour(place))
+            _score_cell(comparison.scores[system.label].get(group), best[group], _colour(place))
             for group in comparison.groups
         ]
         speed = "-" if system.tokens_per_s is None else f"{system.tokens_per_s:,.0f}"
@@ -115,7 +117,9 @@ def _scores(comparison: Comparison, finished: Sequence[SystemOutcome]) -> str:
     )
 
 
-def _score_cell(score: GroupScore, best: float, colour: str) -> str:
+def _score_cell(score: GroupScore | None, best: float, colour: str) -> str:
+    if score is None:
+        return "<td>-</td>"
     value, low, high = (100 * part for part in (score.interval.value, score.interval.low, score.interval.high))
     is_best = " best" if score.interval.value == best else ""
     if score.truncated_fraction is None:
@@ -125,8 +129,8 @@ def _score_cell(score: GroupScore, best: float, colour: str) -> str:
         cut = f'<span class="cut{some}">cut {100 * score.truncated_fraction:.0f} %</span>'
     return (
         f'<td><span class="value{is_best}">{value:.1f}</span>{cut}'
-        f'<div class=range><i style="left:{low:.1f}%;width:{high - low:.1f}%;background:{colour}"></i>'
-        f'<b style="left:{value:.1f}%;background:{colour}"></b></div>'
+        f'<div class=range><i style="left:{max(low, 0):.1f}%;width:{max(high, 0) - max(low, 0):.1f}%;'
+        f'background:{colour}"></i><b style="left:{max(value, 0):.1f}%;background:{colour}"></b></div>'
         f"<span class=interval>{low:.1f} to {high:.1f}</span></td>"
     )
 
@@ -178,6 +182,43 @@ def _difference_row(one: Difference) -> str:
         f"<td class=number>{100 * abs(interval.value):.1f}</td>"
         f"<td class=number>{100 * low:.1f} to {100 * high:.1f}</td><td class=number>{one.p_holm:.4f}</td></tr>"
     )
+
+
+def _overlaps(comparison: Comparison) -> str:
+    if not comparison.overlaps:
+        return ""
+    rows = "\n".join(
+        f"<tr><td>{escape(one.task)}</td><td>{escape(one.a)}</td><td>{escape(one.b)}</td>"
+        f"<td class=number>{100 * one.overlap_fraction:.0f} %</td><td class=number>{one.gold_both}</td>"
+        f"<td class=number>{one.gold_only_a}</td><td class=number>{one.gold_only_b}</td>"
+        f"<td class=number>{one.gold_neither}</td></tr>"
+        for one in comparison.overlaps
+    )
+    shown = "\n".join(_most_different(one) for one in comparison.overlaps if one.most_different)
+    return (
+        f"<h2>What they found</h2>\n<p>Among the first {comparison.overlaps[0].top_k} documents of each query: the "
+        "share that both systems have, and the gold documents found by both, by one, by neither.</p>\n"
+        "<div class=scroll><table class=dense><tr><th>task</th><th>a</th><th>b</th><th class=number>shared</th>"
+        "<th class=number>gold, both</th><th class=number>only a</th><th class=number>only b</th>"
+        f"<th class=number>neither</th></tr>\n{rows}\n</table></div>\n<h2>Where they differ most</h2>\n{shown}"
+    )
+
+
+def _most_different(overlap: Overlap) -> str:
+    head = f"{escape(overlap.task)}: {escape(overlap.a)} against {escape(overlap.b)}"
+    rows = "\n".join(
+        f"<tr><td>{escape(one.text)}</td><td>{_side(one.a, one.a_hits)}</td><td>{_side(one.b, one.b_hits)}</td></tr>"
+        for one in overlap.most_different
+    )
+    return (
+        f"<details><summary>{head}</summary><div class=scroll><table class=dense><tr><th>query</th>"
+        f"<th>{escape(overlap.a)}</th><th>{escape(overlap.b)}</th></tr>\n{rows}\n</table></div></details>"
+    )
+
+
+def _side(value: float, hits: Sequence[ShownHit]) -> str:
+    items = "".join(f"<li>{'<strong>gold</strong> ' if hit.is_gold else ''}{escape(hit.text)}</li>" for hit in hits)
+    return f"{100 * value:.0f}<ol>{items}</ol>"
 
 
 def _search(comparison: Comparison) -> str:

@@ -5,6 +5,8 @@ Read `make_rows`. This module knows nothing of encoders or the disk.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isnan
+from typing import Any
 
 from diffembed.evaluation.results import find_published
 from diffembed.evaluation.run import Evaluation
@@ -22,8 +24,13 @@ class SummaryRow:
     task: str
     """A family's mean is written `passkey (mean of 5)`."""
     measure: str
-    score: Interval
+    value: float
+    """In [-1, 1]; a point of 100 is 0.01."""
+    low: float | None
+    """End of the 95 % interval; `None` where only mteb's mean is known."""
+    high: float | None
     num_queries: int
+    """Queries, pairs or texts behind the value; 0 where only mteb's mean is known."""
     truncated_fraction: float | None
     """Documents (or sentences) that were cut; `None` where the system does not tell."""
     tokens_per_s: float | None
@@ -38,7 +45,7 @@ class SummaryRow:
     @property
     def difference(self) -> float | None:
         """Points above the published value."""
-        return None if self.published is None else 100 * self.score.value - self.published
+        return None if self.published is None else 100 * self.value - self.published
 
 
 def make_rows(evaluation: Evaluation, *, seed: int = 0) -> list[SummaryRow]:
@@ -69,8 +76,8 @@ def _task_rows(suite: str, result: TaskResult, in_domain: bool) -> list[SummaryR
                 system=result.label,
                 task=result.task,
                 measure=measure,
-                score=result.scores[measure],
-                num_queries=len(next(iter(result.per_query.values()))),
+                **_ends(result.scores[measure]),
+                num_queries=len(next(iter(result.per_query.values()), ())),
                 truncated_fraction=result.truncated_fraction,
                 tokens_per_s=None if reading is None else reading.tokens_per_s,
                 in_domain=in_domain,
@@ -94,7 +101,7 @@ def _family_rows(suite: str, results: Sequence[TaskResult], seed: int) -> list[S
                 system=members[0].label,
                 task=f"{family} (mean of {len(members)})",
                 measure=members[0].main,
-                score=scores_interval(*(member.per_query[member.main] for member in members), seed=seed),
+                **_ends(scores_interval(*(member.per_query[member.main] for member in members), seed=seed)),
                 num_queries=sum(len(member.per_query[member.main]) for member in members),
                 truncated_fraction=sum(cuts) / len(cuts) if len(cuts) == len(members) else None,
                 tokens_per_s=None,
@@ -102,3 +109,12 @@ def _family_rows(suite: str, results: Sequence[TaskResult], seed: int) -> list[S
             )
         )
     return rows
+
+
+def _ends(score: Interval) -> dict[str, Any]:
+    is_known = not isnan(score.low)
+    return {
+        "value": score.value,
+        "low": score.low if is_known else None,
+        "high": score.high if is_known else None,
+    }

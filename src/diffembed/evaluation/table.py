@@ -62,11 +62,14 @@ def _score_table(comparison: Comparison, groups: Sequence[str]) -> Table:
         table.add_column(f"{TITLES.get(group, group)}\n{measure}", no_wrap=True)
     table.add_column("tok\n/s", justify="right", no_wrap=True)
     table.add_column("peak\nGB", justify="right", no_wrap=True)
-    best = {group: max(scores[group].interval.value for scores in comparison.scores.values()) for group in groups}
+    best = {
+        group: max(scores[group].interval.value for scores in comparison.scores.values() if group in scores)
+        for group in groups
+    }
     for system in comparison.systems:
         if system.error is not None:
             continue
-        cells = [_cell(comparison.scores[system.label][group], best[group]) for group in groups]
+        cells = [_cell(comparison.scores[system.label].get(group), best[group]) for group in groups]
         table.add_row(_name(system), *cells, _speed(system), _gigabytes(system), end_section=True)
     return table
 
@@ -77,7 +80,9 @@ def _name(system: SystemOutcome) -> Text:
     return Text(model).append(f"\n{rest.replace(':', ', ')}" if rest else "\n", style="dim")
 
 
-def _cell(score: GroupScore, best: float) -> Text:
+def _cell(score: GroupScore | None, best: float) -> Text:
+    if score is None:
+        return Text("    -\n", style="dim")
     interval = score.interval
     value = Text(f"{100 * interval.value:5.1f}", style="bold" if interval.value == best else "")
     cut = "cut ?" if score.truncated_fraction is None else f"cut {100 * score.truncated_fraction:.0f}%"

@@ -1,0 +1,109 @@
+"""Any models on any suites, offline or through mteb, with tables and pages: what the command line calls.
+
+Read `run_suites`. This module computes no score itself.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffembed.errors import EmptyInputError, InputError
+from diffembed.evaluation.comparison import Comparison
+from diffembed.evaluation.hub import evaluate_hub
+from diffembed.evaluation.recipes import group_names
+from diffembed.evaluation.report import write_report
+from diffembed.evaluation.run import EvaluateConfig, Evaluation, evaluate
+from diffembed.evaluation.scoring import TaskResult
+from diffembed.evaluation.suite_comparison import compare_results
+from diffembed.evaluation.suites import Suite, find_suite, read_tasks
+from diffembed.evaluation.summary import SummaryRow, make_rows
+from diffembed.provenance import RunFolder, user_cache, write_json
+from diffembed.records import Encoder
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SuiteRuns:
+    """What a run of some suites gave."""
+
+    rows: Sequence[SummaryRow]
+    comparisons: Sequence[Comparison]
+    """One per offline suite."""
+    notes: Sequence[str]
+    """One sentence for everything that has no score: no vectors, or data that could not be fetched."""
+
+
+def run_suites(
+    models: Sequence[str | Encoder],
+    suites: Sequence[str],
+    *,
+    out: Path | str | None = None,
+    data: Path | str | None = None,
+    tasks: Sequence[str] = (),
+    config: EvaluateConfig | None = None,
+    notify: Callable[[str], None] | None = None,
+) -> SuiteRuns:
+    """Scores models on suites; with `out`, writes `results.json` and `<suite>/report.html` there.
+
+    Arguments as `run.evaluate`. Suites of mteb take model names only; without `out` their results go to the user's
+    cache. Raises InputError when no task of any suite could be run.
+    """
+    config = config or EvaluateConfig()
+    if not models or not suites:
+        raise EmptyInputError("nothing to evaluate: name at least one model and one suite")
+    chosen = [find_suite(name) for name in suites]
+    results: dict[str, list[TaskResult]] = {}
+    notes: list[str] = []
+    comparisons: list[Comparison] = []
+    for name, suite in zip(suites, chosen, strict=True):
+        started = time.perf_counter()
+        if suite.mteb_tasks:
+            results[suite.name], missing = _run_hub(models, suite, out, config, notify)
+            notes.extend(missing)
+            continue
+        evaluation = evaluate(models, [name], out=out, data=data, tasks=tasks, config=config, notify=notify)
+        results[suite.name] = list(evaluation.results[suite.name])
+        notes.extend(evaluation.skipped)
+        if not results[suite.name]:
+            continue
+        read = list(read_tasks(suite, data=data, prompts=config.prompts, counted_by=config.counted_by, names=tasks,
+                               seed=config.seed))  # fmt: skip
+        seconds = time.perf_counter() - started
+        comparisons.append(compare_results(evaluation, suite.name, read, seed=config.seed, seconds=seconds))
+    if not any(results.values()):
+        raise InputError("; ".join(notes) or "no task was run")
+    rows = make_rows(Evaluation(results=results, skipped=notes), seed=config.seed)
+    if out is not None:
+        _write(Path(out), rows, comparisons, notes)
+    return SuiteRuns(rows=rows, comparisons=comparisons, notes=notes)
+
+
+def _run_hub(
+    models: Sequence[str | Encoder],
+    suite: Suite,
+    out: Path | str | None,
+    config: EvaluateConfig,
+    notify: Callable[[str], None] | None,
+) -> tuple[list[TaskResult], list[str]]:
+    names = [model for model in models if isinstance(model, str)]
+    if len(names) < len(models):
+        raise InputError(f"suite {suite.name!r} is run through mteb, which takes models by name")
+    folder = user_cache() / "mteb" if out is None else RunFolder(out, config).path
+    results: list[TaskResult] = []
+    missing: list[str] = []
+    for group in group_names(names):
+        found = evaluate_hub(
+            suite, group, out=folder, config=config, cache_folder=user_cache() / "vectors", notify=notify
+        )
+        results.extend(found.results)
+        missing.extend(found.missing)
+    return results, list(dict.fromkeys(missing))
+
+
+def _write(out: Path, rows: Sequence[SummaryRow], comparisons: Sequence[Comparison], notes: Sequence[str]) -> None:
+    scores = [{**dataclasses.asdict(row), "difference": row.difference} for row in rows]
+    write_json(out / "results.json", {"scores": scores, "notes": list(notes)})
+    for comparison in comparisons:
+        name = comparison.draw.removeprefix("suite ")
+        write_report(comparison, out / f"{name}.html")
