@@ -26,7 +26,9 @@ def seconds(code: str) -> float:
 
 def test_the_door_has_these_names_and_no_others() -> None:
     assert sorted(diffembed.__all__) == dir(diffembed)
-    assert dir(diffembed) == sorted(["DiffEmbedError", "Document", "Embedder", "Encoder", "Query", "load_backbone"])
+    assert dir(diffembed) == sorted(
+        ["DiffEmbedError", "Document", "Embedder", "Encoder", "Query", "evaluate", "load_backbone"]
+    )
 
 
 @pytest.mark.parametrize("name", diffembed.__all__)

@@ -15,15 +15,17 @@ _DOOR = {
     "Document": "diffembed.records",
     "Encoder": "diffembed.records",
     "Query": "diffembed.records",
+    "evaluate": "diffembed.evaluation.run",
 }
 
 if TYPE_CHECKING:
     from diffembed.backbones.loading import load_backbone
     from diffembed.embedding.embedder import Embedder
     from diffembed.errors import DiffEmbedError
+    from diffembed.evaluation.run import evaluate
     from diffembed.records import Document, Encoder, Query
 
-__all__ = ["DiffEmbedError", "Document", "Embedder", "Encoder", "Query", "load_backbone"]
+__all__ = ["DiffEmbedError", "Document", "Embedder", "Encoder", "Query", "evaluate", "load_backbone"]
 
 
 def __getattr__(name: str) -> Any:

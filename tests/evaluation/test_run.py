@@ -166,3 +166,15 @@ def test_different_names_get_different_folders():
     names = ["a/b", "a_b", "a:b", "x" * 99, "x" * 98 + "/", "tiny:causal:mean", "tiny"]
     assert len({slug(name) for name in names}) == len(names)
     assert slug("gemma-3-270m") == "gemma-3-270m" and "/" not in slug("../a/b")
+
+
+def test_compare_takes_a_suite(beir_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["compare", "bm25", "random", "--suite", str(beir_folder)]) == 0
+    assert "bm25" in capsys.readouterr().out
+    page = (tmp_path / "report.html").read_text()
+    assert "Where they differ most" in page and "who checks ownership of memory?" in page
+    assert main(["compare", "bm25", "--suite", "followir"]) == 2
+    assert "run through mteb" in capsys.readouterr().err
+    assert main(["compare", "bm25", "--suite", str(beir_folder), "--draw", "half"]) == 2
+    assert main(["compare", "bm25", "--data", str(tmp_path)]) == 2

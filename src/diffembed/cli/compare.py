@@ -8,7 +8,7 @@ from cyclopts import Parameter, validators
 
 from diffembed.cli.options import Json
 from diffembed.cli.printing import print_json
-from diffembed.errors import DiffEmbedError
+from diffembed.errors import ConfigError, DiffEmbedError
 
 DrawName = Literal["auto", "paper", "large", "double", "full", "half", "quarter", "eighth", "least"]
 
@@ -22,6 +22,8 @@ def compare(
         "report.html"
     ),
     folder: Annotated[Path | None, Parameter(validator=validators.Path(file_okay=False))] = None,
+    suite: str | None = None,
+    data: Annotated[Path | None, Parameter(validator=validators.Path(file_okay=False))] = None,
     json: Json = False,
 ) -> None:
     """Compare encoders on real text that every Python carries.
@@ -50,22 +52,33 @@ def compare(
         The page to write.
     folder
         Keep every finished model here; the same command then goes on where it was interrupted.
+    suite
+        Compare on an offline suite of `diffembed evaluate --list`, or on a folder of tasks, instead; the page then
+        shows, side by side, the queries on which the systems differ most.
+    data
+        Folder that a suite reads; the environment variable DIFFEMBED_DATA if none is given.
     json
         Print one JSON line instead of the tables.
     """
     from diffembed.evaluation.compare import DEFAULT_SYSTEMS
     from diffembed.evaluation.compare import compare as run
     from diffembed.evaluation.report import write_report
+    from diffembed.evaluation.suite_runs import compare_on_suite
     from diffembed.evaluation.table import print_comparison
 
-    comparison = run(
-        models or DEFAULT_SYSTEMS,
-        draw=draw,
-        budget_s=budget_s,
-        seed=seed,
-        folder=folder,
-        notify=lambda line: print(f"diffembed: {line}", file=sys.stderr),
-    )
+    def notify(line: str) -> None:
+        print(f"diffembed: {line}", file=sys.stderr)
+
+    if suite is not None:
+        if draw != "auto":
+            raise ConfigError("--draw has no effect on a suite; leave one of them out")
+        comparison = compare_on_suite(models or DEFAULT_SYSTEMS, suite, out=folder, data=data, seed=seed, notify=notify)
+    elif data is not None:
+        raise ConfigError("--data has no effect without --suite; leave it out or name a suite")
+    else:
+        comparison = run(
+            models or DEFAULT_SYSTEMS, draw=draw, budget_s=budget_s, seed=seed, folder=folder, notify=notify
+        )
     if json:
         print_json(comparison.as_dict())
     else:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffembed.errors import EmptyInputError, InputError
+from diffembed.errors import ConfigError, EmptyInputError, InputError
 from diffembed.evaluation.comparison import Comparison
 from diffembed.evaluation.hub import evaluate_hub
 from diffembed.evaluation.recipes import group_names
@@ -77,6 +77,27 @@ def run_suites(
     if out is not None:
         _write(Path(out), rows, comparisons, notes)
     return SuiteRuns(rows=rows, comparisons=comparisons, notes=notes)
+
+
+def compare_on_suite(
+    models: Sequence[str | Encoder],
+    suite: str,
+    *,
+    out: Path | str | None = None,
+    data: Path | str | None = None,
+    seed: int = 0,
+    notify: Callable[[str], None] | None = None,
+) -> Comparison:
+    """Several models on one offline suite, with paired tests and the queries on which they differ most.
+
+    Raises ConfigError for a suite of mteb: its tasks are compared by `run_suites`, task by task.
+    """
+    if find_suite(suite).mteb_tasks:
+        raise ConfigError(
+            f"suite {suite!r} is run through mteb; score each model with: diffembed evaluate MODEL {suite}"
+        )
+    config = EvaluateConfig(seed=seed)
+    return run_suites(models, [suite], out=out, data=data, config=config, notify=notify).comparisons[0]
 
 
 def _run_hub(
