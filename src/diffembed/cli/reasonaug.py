@@ -9,6 +9,7 @@ from cyclopts import App, Parameter
 
 from diffembed.cli.options import Json, Model
 from diffembed.cli.printing import print_facts, print_json, print_table
+from diffembed.records import Encoder
 
 app = App(name="reasonaug", help="Make training rows for reasoning with any language model.")
 
@@ -34,15 +35,20 @@ def run(config: Path, /, *, out: Out, json: Json = False) -> None:
     json
         Print one JSON line.
     """
+    from diffembed.data.reasonaug.batch import answers_path
     from diffembed.data.reasonaug.config import load_config
     from diffembed.data.reasonaug.pipeline import run as run_pipeline
-    from diffembed.embedding.embedder import Embedder
 
-    outcome = run_pipeline(load_config(config), out, load_encoder=Embedder.load, progress=_say)
+    outcome = run_pipeline(load_config(config), out, load_encoder=_load_encoder, progress=_say)
     if json:
         print_json({"folder": str(outcome.folder), "rows": outcome.num_rows, "pending": outcome.pending})
     elif outcome.pending:
-        print_facts({str(path): f"answers awaited as {_output_name(path)}" for path in outcome.pending})
+        print_facts(
+            {
+                "requests to submit": ", ".join(map(str, outcome.pending)),
+                "answers awaited as": ", ".join(str(answers_path(path)) for path in outcome.pending),
+            }
+        )
     else:
         _print_report(outcome.report)
 
@@ -71,14 +77,13 @@ def replay(
     """
     from diffembed.data.reasonaug.config import load_config
     from diffembed.data.reasonaug.pipeline import replay as replay_answers
-    from diffembed.embedding.embedder import Embedder
 
     outcome = replay_answers(
         answers,
         out,
         config=None if config is None else load_config(config),
         keep_lost=not drop_lost,
-        load_encoder=Embedder.load,
+        load_encoder=_load_encoder,
     )
     if json:
         print_json(outcome.report)
@@ -103,9 +108,8 @@ def report(folder: Path, /, *, model: Model = None, json: Json = False) -> None:
         Print one JSON line.
     """
     from diffembed.data.reasonaug.report import report_folder
-    from diffembed.embedding.embedder import Embedder
 
-    found = report_folder(folder, encoder=None if model is None else Embedder.load(model))
+    found = report_folder(folder, encoder=None if model is None else _load_encoder(model))
     if json:
         print_json(found)
     else:
@@ -146,8 +150,11 @@ def _print_report(found: Mapping[str, Any]) -> None:
         print_table(columns, lines, numbers=columns[1:])
 
 
-def _output_name(path: Path) -> str:
-    return path.name.replace(".input.", ".output.")
+def _load_encoder(name: str) -> Encoder:
+    """Most runs need no network, and then none of its libraries."""
+    from diffembed.embedding.embedder import Embedder
+
+    return Embedder.load(name)
 
 
 def _say(stage: str, num_done: int, num_needed: int) -> None:

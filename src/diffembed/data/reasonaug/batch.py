@@ -52,7 +52,7 @@ class BatchSource:
         todo = {request.key: request for request in requests if request.key not in self.store}
         for path in sorted(self.folder.glob("*.input.jsonl")) if todo else []:
             asked = {key: todo.pop(key) for key in _asked_keys(path) if key in todo}
-            outputs = sorted(self.folder.glob(path.name.replace(".input.", ".output.") + "*"))
+            outputs = sorted(self.folder.glob(answers_path(path).name + "*"))
             if asked and outputs:
                 failures |= self._read(outputs[0], asked)
             elif asked:
@@ -96,6 +96,11 @@ class BatchSource:
         body = request.body(self.config.token_limit_field)
         row = {"custom_id": request.key, "method": "POST", "url": URL, "body": body}
         return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def answers_path(requests: Path) -> Path:
+    """Where the answers to a request file are looked for; they may be compressed (.zst, .gz)."""
+    return requests.with_name(requests.name.replace(".input.", ".output."))
 
 
 def read_batch_row(row: Any) -> tuple[str, Any, str | None]:

@@ -29,7 +29,8 @@ LANGUAGES = {
     "tr": ("Turkish", "LATIN", "STOPWORDS_TURKISH"),
     "zh": ("Chinese", "CJK", ""),
 }
-"""Code -> English name, scripts (first words of Unicode names), list of stop words in bm25s. Chinese passes as Japanese."""
+"""Code -> English name, scripts (first words of Unicode names), list of stop words in bm25s. Chinese may pass as
+Japanese."""
 NOT_PROSE = re.compile(r"```.*?```|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]*\$|\\\[.*?\\\]|\\\(.*?\\\)|\\[a-zA-Z]+", re.DOTALL)
 ASCII_LETTERS = re.compile(r"[a-zA-Z]")
 MIN_LETTERS = 40
