@@ -8,7 +8,6 @@ speed drifts is fair to all. Writes benchmarks/results/encode.json and the secti
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -24,12 +23,12 @@ from diffembed.provenance import environment, write_json
 MODEL = "gemma-3-270m"
 RESULT = Path(__file__).parent / "results" / "encode.json"
 NUM_TEXTS = 64
-MEAN_WORDS, LONGEST_WORDS = 82, 520
-"""Give about 145 and 900 Gemma tokens on this text."""
+MEAN_WORDS, LONGEST_WORDS = 100, 620
+"""Give about 145 Gemma tokens a text and 900 in the longest."""
 SENTENCE_TRANSFORMERS_BATCHES = (1, 2, 4, 8, 16)
 
 
-def ragged_texts(num_texts: int = NUM_TEXTS, seed: int = 0) -> list[str]:
+def ragged_texts(num_texts: int = NUM_TEXTS, seed: int = 3) -> list[str]:
     """Passages of Python's own documentation with log-normal lengths."""
     import pydoc_data.topics
 
@@ -131,23 +130,21 @@ def work(spec: dict[str, Any]) -> None:
         model.max_seq_length = spec.get("max_tokens", model.max_seq_length)
         encode = lambda texts: model.encode(texts, batch_size=spec["batch"], normalize_embeddings=True)  # noqa: E731
         weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    print(json.dumps({"weights_bytes": weights, "loaded_bytes": _resident_bytes()}), flush=True)
+    # What loading needed for a moment is not what encoding needs: the peak is counted from here.
+    Path("/proc/self/clear_refs").write_text("5")
+    print(json.dumps({"weights_bytes": weights, "loaded_bytes": _status_bytes("VmRSS")}), flush=True)
     for line in sys.stdin:
         texts = json.loads(line)
         started = time.perf_counter()
         encode(texts)
         seconds = time.perf_counter() - started
-        print(json.dumps({"seconds": seconds, "peak_bytes": _peak_bytes()}), flush=True)
+        print(json.dumps({"seconds": seconds, "peak_bytes": _status_bytes("VmHWM")}), flush=True)
 
 
-def _resident_bytes() -> int:
-    import psutil
-
-    return int(psutil.Process().memory_info().rss)
-
-
-def _peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def _status_bytes(field: str) -> int:
+    """VmRSS (now) or VmHWM (peak) of this process; Linux only."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1]) * 1024
 
 
 def rounds(contestants: list[Contestant], texts: list[str], num_rounds: int) -> dict[str, list[float]]:
@@ -201,7 +198,7 @@ def main() -> None:
 
     memory = {}
     for num_texts in (NUM_TEXTS, 8 * NUM_TEXTS):
-        memory[num_texts] = ours.encode(ragged_texts(num_texts, seed=1))["peak_bytes"]
+        memory[num_texts] = ours.encode(ragged_texts(num_texts, seed=4))["peak_bytes"]
     weights = ours.ready["weights_bytes"]
     loaded = ours.ready["loaded_bytes"]
     ours.close()
