@@ -36,7 +36,7 @@ def evaluate(
     value where there is one. Vectors are kept, so that a second suite on the same documents costs seconds; with --out
     the results are kept too, query by query, and the same command goes on where it was interrupted.
 
-    Example:
+    For example:
         diffembed evaluate --list
 
     Parameters
