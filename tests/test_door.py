@@ -18,7 +18,7 @@ def loaded_by(statement: str) -> set[str]:
 
 
 def seconds(code: str) -> float:
-    """Processor time, the best of three, without the start of the interpreter: waiting for other programs is no cost."""
+    """Processor time, the best of three, without the start of the interpreter; waiting for others costs nothing."""
     timed = f"import time; start = time.process_time(); {code}; print(time.process_time() - start)"
     runs = [subprocess.run([sys.executable, "-c", timed], capture_output=True, text=True, check=True) for _ in range(3)]
     return min(float(run.stdout.splitlines()[-1]) for run in runs)
@@ -27,7 +27,7 @@ def seconds(code: str) -> float:
 def test_the_door_has_these_names_and_no_others() -> None:
     assert sorted(diffembed.__all__) == dir(diffembed)
     assert dir(diffembed) == sorted(
-        ["DiffEmbedError", "Document", "Embedder", "Encoder", "Query", "evaluate", "load_backbone"]
+        ["DiffEmbedError", "Document", "Embedder", "Encoder", "Query", "adapt", "evaluate", "load_backbone", "train"]
     )
 
 
