@@ -16,6 +16,8 @@ _DOOR = {
     "Encoder": "diffembed.records",
     "Query": "diffembed.records",
     "evaluate": "diffembed.evaluation.run",
+    "adapt": "diffembed.training.adapt",
+    "train": "diffembed.training.contrast",
 }
 
 if TYPE_CHECKING:
@@ -24,8 +26,10 @@ if TYPE_CHECKING:
     from diffembed.errors import DiffEmbedError
     from diffembed.evaluation.run import evaluate
     from diffembed.records import Document, Encoder, Query
+    from diffembed.training.adapt import adapt
+    from diffembed.training.contrast import train
 
-__all__ = ["DiffEmbedError", "Document", "Embedder", "Encoder", "Query", "evaluate", "load_backbone"]
+__all__ = ["DiffEmbedError", "Document", "Embedder", "Encoder", "Query", "adapt", "evaluate", "load_backbone", "train"]
 
 
 def __getattr__(name: str) -> Any:

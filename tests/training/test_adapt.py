@@ -164,7 +164,7 @@ def test_development_score_is_taken_while_adapting(adapt_config, tmp_path):
     config = adapt_config(development={"suite": "x", "every_steps": 3, "keep": "last"})
     adapt(config, score=lambda encoder: {"norm": float(np.linalg.norm(encoder.encode_documents(["a text"])))})
     scores = [(entry["step"], entry["development"]) for entry in metrics(tmp_path / "adapt") if "development" in entry]
-    assert scores == [(step, {"norm": pytest.approx(1.0)}) for step in (0, 3, 6)]
+    assert scores == [(step, {"norm": pytest.approx(1.0), "mean": pytest.approx(1.0)}) for step in (0, 3, 6)]
 
 
 def test_mask_token_is_named_or_refused(adapt_config, backbone):

@@ -224,23 +224,15 @@ def test_adapters_stack_on_a_trained_model(train_config, straight_run):
 
 def test_best_weights_by_development_score_are_kept(train_config, tmp_path):
     """A score that peaks at step 4 and again at 6: the run gives the weights of step 4, the earlier of equals."""
-    config = train_config(
-        data={"set_aside_values": 1}, development={"suite": "set_aside", "every_steps": 2, "measure": "peak"}
-    )
+    config = train_config(development={"suite": "x", "every_steps": 2, "measure": "peak"})
     seen = []
 
-    def make_score(rows):
-        assert {row.labels["concept"] for row in rows} == {rows[0].labels["concept"]}
+    def score(encoder):
+        seen.append(encoder.encode_documents(TEXTS))
+        return {"other": 0.0, "peak": [0.1, 0.2, 0.9, 0.9][len(seen) - 1]}
 
-        def score(encoder):
-            torch.rand(100)
-            seen.append(encoder.encode_documents(TEXTS))
-            return {"other": 0.0, "peak": [0.1, 0.2, 0.9, 0.9][len(seen) - 1]}
-
-        return score
-
-    report = train(config, make_score=make_score)
-    assert report.step == 4 and report.scores["peak"] == 0.9 and len(seen) == 4
+    report = train(config, score=score)
+    assert report.step == 4 and report.scores == {"other": 0.0, "peak": 0.9, "mean": 0.45} and len(seen) == 4
     best = Embedder.load(str(report.model), dtype="float32").encode_documents(TEXTS)
     np.testing.assert_allclose(best, seen[2], atol=1e-5)
     assert np.abs(seen[2] - seen[3]).max() > 1e-4
@@ -249,17 +241,25 @@ def test_best_weights_by_development_score_are_kept(train_config, tmp_path):
     assert scores == [0.1, 0.2, 0.9, 0.9]
 
 
-def test_rows_set_aside_never_reach_training(train_config):
-    config = train_config(data={"set_aside_values": 2}, development={"suite": "set_aside"}, loss={"num_negatives": 2})
-    rows = load_rows(config)
-    aside = {row.labels["concept"] for row in rows.development}
-    assert len(aside) == 2 and not aside & {row.labels["concept"] for row in rows.train}
-    assert len(rows.train) + len(rows.development) == 48
+def test_unknown_development_measure_is_refused(train_config):
+    config = train_config(development={"suite": "x", "measure": "nDCG"})
+    with pytest.raises(ConfigError, match="no 'nDCG'; they are one, two"):
+        train(config, score=lambda encoder: {"one": 1.0, "two": 2.0})
+
+
+def test_values_set_aside_never_reach_training_whatever_the_runs_seed(train_config):
+    configs = [
+        train_config(data={"set_aside_values": 2}, loss={"num_negatives": 2}, run={"seed": seed}) for seed in (1, 2)
+    ]
+    first, second = map(load_rows, configs)
+    assert len(first.set_aside) == 2 and first.set_aside == second.set_aside
+    assert {row.labels["concept"] for row in first.train}.isdisjoint(first.set_aside)
+    assert 0 < len(first.train) < 48
 
 
 def test_score_and_development_section_belong_together(train_config):
     with pytest.raises(ConfigError, match="a score needs a development section"):
-        train(train_config(), make_score=lambda rows: lambda encoder: {})
+        train(train_config(), score=lambda encoder: {})
 
 
 def test_schedule_length_follows_from_epochs(train_config):
@@ -306,15 +306,11 @@ def test_unknown_target_lists_the_linear_layers(train_config):
 
 
 def test_scoring_does_not_change_training(train_config, straight_run, tmp_path):
-    def make_score(rows):
-        def score(encoder):
-            torch.rand(100)
-            encoder.encode_documents(TEXTS)
-            return {"x": 1.0}
+    def score(encoder):
+        torch.rand(100)
+        encoder.encode_documents(TEXTS)
+        return {"x": 1.0}
 
-        return score
-
-    folder = tmp_path / "suite"
-    train(train_config("scored", development={"suite": str(folder), "every_steps": 1}), make_score=make_score)
+    train(train_config("scored", development={"suite": "x", "every_steps": 1}), score=score)
     scored, plain = weights(tmp_path / "scored"), weights(straight_run[1])
     assert all(torch.equal(scored[name], plain[name]) for name in plain)

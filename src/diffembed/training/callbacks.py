@@ -128,7 +128,7 @@ class Progress(TrainerCallback):
 class DevelopmentScore(TrainerCallback):
     """Scores the weights before the first step, every so many steps and at the end; keeps the best ones.
 
-    The best is the highest `measure`, the earliest of equals; `best.json` in the run folder names its step and scores,
+    The best is the highest `measure`, or mean of all, the earliest of equals; `best.json` names its step and scores,
     and `best/` holds the model. Scores are a function of the weights alone, so a resumed run finds the same best.
     """
 
@@ -143,7 +143,7 @@ class DevelopmentScore(TrainerCallback):
         stop_step: int,
         save_model: Callable[[Path, Path], None] | None,
     ) -> None:
-        """`measure`: key of the scores that picks the best; None takes the first. `save_model`: None keeps no best."""
+        """`measure`: key of the scores that picks the best; None is their mean. `save_model`: None keeps no best."""
         self.score = score
         self.encoder = encoder
         self.run = run
@@ -169,9 +169,10 @@ class DevelopmentScore(TrainerCallback):
         model.eval()
         with untouched_random_state():
             scores = {name: float(value) for name, value in self.score(self.encoder).items()}
-        measure = self.measure or next(iter(scores), "")
-        if measure not in scores:
-            raise ConfigError(f"the development scores have no {measure!r}; they are {', '.join(scores) or 'empty'}")
+        measure = self.measure or "mean"
+        if measure != "mean" and measure not in scores:
+            raise ConfigError(f"the development scores have no {measure!r}; they are {', '.join(scores)}")
+        scores["mean"] = sum(scores.values()) / len(scores)
         self.run.log(step=state.global_step, development=scores)
         best_file = self.run.path / "best.json"
         best = json.loads(best_file.read_text(encoding="utf-8")) if best_file.exists() else None

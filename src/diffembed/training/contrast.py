@@ -1,10 +1,10 @@
 """Contrastive fine-tuning of a language model into an embedder, on the sentence-transformers trainer.
 
 Read `train`. Rows come from `data/`, packs and pooling from `embedding/`, losses from `losses.py`, checkpoints and the
-stop at NaN from `safety.py`. Must not know the evaluation suites: `make_score` brings them.
+stop at NaN from `safety.py`. Must not know the evaluation suites: `score` brings one.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,17 +22,14 @@ from diffembed.training.config import TrainConfig
 from diffembed.training.runs import Run, RunReport, open_run, prepare_network, start_processes, training_arguments
 from diffembed.training.settings import resolve_name, resolve_path
 
-ScoreMaker = Callable[[Sequence[Triplet]], Score]
-"""From the rows set aside for development (none, where the config sets none aside) to the development score."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRows:
     """The rows of a run, before batches are made of them."""
 
     train: list[Triplet]
-    development: list[Triplet]
-    """Rows of the values set aside; empty where the config sets none aside."""
+    set_aside: tuple[str, ...]
+    """Values whose rows left training; empty where the config sets none aside."""
     reports: list[RowReport]
     """What was read, dropped and why, per source."""
     inputs: dict[str, str] = field(default_factory=dict)
@@ -40,7 +37,7 @@ class TrainingRows:
 
 
 def load_rows(config: TrainConfig) -> TrainingRows:
-    """Rows of all sources, with exactly the negatives the loss reads, development rows taken out.
+    """Rows of all sources, with exactly the negatives the loss reads, and without the values set aside.
 
     Raises InputError when a source has more bad rows than `max_bad_rows`; the message counts them by reason.
     """
@@ -48,10 +45,12 @@ def load_rows(config: TrainConfig) -> TrainingRows:
     root = None if data.root is None else resolve_path(data.root)
     sources = load_sources(data.sources, seed=seed, data_root=root, max_bad_rows=data.max_bad_rows)
     triplets = [triplet for source in sources.values() for triplet in source.triplets]
-    development: list[Triplet] = []
+    aside: tuple[str, ...] = ()
     if data.set_aside_values:
-        parts = set_aside(triplets, num_values=data.set_aside_values, seed=seed, label=data.set_aside_label)
-        triplets, development = parts.train, parts.development
+        parts = set_aside(
+            triplets, num_values=data.set_aside_values, seed=data.set_aside_seed, label=data.set_aside_label
+        )
+        triplets, aside = parts.train, parts.values
         if config.loss.num_negatives and not config.loss.borrows_negatives:
             # Rows whose only negatives belonged to the values set aside.
             triplets = [triplet for triplet in triplets if triplet.negatives]
@@ -59,7 +58,7 @@ def load_rows(config: TrainConfig) -> TrainingRows:
     inputs = {name: value for source in sources.values() for name, value in source.report.inputs.items()}
     return TrainingRows(
         train=triplets,
-        development=development,
+        set_aside=aside,
         reports=[source.report for source in sources.values()],
         inputs={**inputs, "training rows": hash_triplets(triplets)},
     )
@@ -76,7 +75,7 @@ def plan_batches(config: TrainConfig, triplets: Sequence[Triplet]) -> tuple[Batc
     return plan, steps
 
 
-def train(config: TrainConfig, *, make_score: ScoreMaker | None = None) -> RunReport:
+def train(config: TrainConfig, *, score: Score | None = None) -> RunReport:
     """Trains an embedder and returns what came of it; the model is in `<output>/model`.
 
     The same config on the same folder goes on from the last checkpoint, and ends with the same weights as a run that
@@ -84,7 +83,7 @@ def train(config: TrainConfig, *, make_score: ScoreMaker | None = None) -> RunRe
     Raises ConfigError, InputError (bad rows), CheckpointError (another run in the folder), ResourceError (disk full)
     and DiffEmbedError (a NaN; the rows of its batch are saved).
     """
-    if (config.development is None) != (make_score is None):
+    if (config.development is None) != (score is None):
         raise ConfigError("a development section needs a score to compute, and a score needs a development section")
     processes = start_processes(config)
     rows = load_rows(config)
@@ -93,10 +92,9 @@ def train(config: TrainConfig, *, make_score: ScoreMaker | None = None) -> RunRe
     run = open_run(config, embedder, processes, rows.inputs)
     if run.is_finished:
         return run.report()
-    run.folder.log(data=[_facts(report) for report in rows.reports], num_rows=len(rows.train))
+    run.folder.log(data=[_facts(report) for report in rows.reports], num_rows=len(rows.train), set_aside=rows.set_aside)
     plan, num_steps = plan_batches(config, rows.train)
     trainer = make_trainer(config, run, rows.train, plan, num_steps)
-    score = make_score(rows.development) if make_score is not None else None
     return run.fit(trainer, num_steps, score)
 
 
