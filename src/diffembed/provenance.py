@@ -50,8 +50,8 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
             yield part
             with part.open("rb") as written:
                 os.fsync(written.fileno())
-            os.chmod(part, 0o666 & ~_umask())
-            os.replace(part, path)
+            part.chmod(0o666 & ~_umask())
+            part.replace(path)
     finally:
         part.unlink(missing_ok=True)
 
@@ -70,10 +70,10 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
     try:
         with _disk_errors(path):
             yield part
-            os.chmod(part, 0o777 & ~_umask())
+            part.chmod(0o777 & ~_umask())
             if path.exists():
                 path.rmdir()
-            os.replace(part, path)
+            part.replace(path)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

@@ -73,7 +73,7 @@ def test_a_window_that_is_one_off_is_caught(attention, shift):
     module = attention_modules(backbone.model, backbone.family)[0]
     assert module.sliding_window == 8
     module.sliding_window += shift
-    with pytest.raises(AttentionContractError, match="layer 0 .* window of 8"):
+    with pytest.raises(AttentionContractError, match=r"layer 0 .* window of 8"):
         prove_again(backbone)
 
 

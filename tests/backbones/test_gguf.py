@@ -52,6 +52,6 @@ def test_another_file_is_refused_and_leaves_nothing(tmp_path, monkeypatch):
     package = SimpleNamespace(chunk_paths=lambda: [chunk])
     monkeypatch.setenv("DIFFEMBED_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(gguf_module.importlib, "import_module", lambda name: package)
-    with pytest.raises(CheckpointError, match="sha256 .* expected a5fd3b62"):
+    with pytest.raises(CheckpointError, match=r"sha256 .* expected a5fd3b62"):
         native_folder(MODELS["gemma-3-270m"])
     assert [path.name for path in (tmp_path / "cache").iterdir() if not path.name.endswith(".lock")] == []

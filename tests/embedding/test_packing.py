@@ -53,7 +53,7 @@ def test_out_of_memory_halves_the_budget_and_goes_on(monkeypatch):
 def test_one_text_that_does_not_fit_is_an_error(monkeypatch):
     embedder = Embedder.load("tiny")
     out_of_memory_above(3, monkeypatch)
-    with pytest.raises(ResourceError, match="one text of .* smaller max_tokens"), pytest.warns(UserWarning):
+    with pytest.raises(ResourceError, match=r"one text of .* smaller max_tokens"), pytest.warns(UserWarning):
         embedder.encode_documents(TEXTS)
 
 

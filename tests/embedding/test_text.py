@@ -94,7 +94,7 @@ def test_chunks_cover_the_text_once():
 
 
 def test_overflow_error_names_text_and_cure():
-    with pytest.raises(OverflowingTextError, match="text 1 has .* 'chunk'"):
+    with pytest.raises(OverflowingTextError, match=r"text 1 has .* 'chunk'"):
         make(max_tokens=8).encode(["a", "token " * 50], kind="document", overflow="error")
     with pytest.raises(UnknownNameError, match="truncate"):
         make().encode(["a"], kind="document", overflow="cut")
