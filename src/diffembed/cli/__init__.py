@@ -29,6 +29,10 @@ COMMANDS = {
     "train": ("diffembed.cli.train:train", "Fine-tune a language model into an embedder."),
     "adapt": ("diffembed.cli.adapt:adapt", "Adapt a language model into a masked-diffusion model."),
     "evaluate": ("diffembed.cli.evaluate:evaluate", "Score a model on suites of tasks."),
+    "direction": (
+        "diffembed.cli.direction:direction",
+        "Evaluate one model with its attention, causal and anti-causal.",
+    ),
     "mine": ("diffembed.cli.mine:mine", "Mine hard negatives for training rows."),
     "doctor": ("diffembed.cli.doctor:doctor", "Examine this machine and a model on it."),
     "models": ("diffembed.cli.models:models", "List the models that can be named."),
