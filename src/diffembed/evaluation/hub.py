@@ -62,9 +62,9 @@ def find_mteb_tasks(suite: Suite) -> list[Any]:
                 f"mteb has no task {name!r}; it has {len(known)}, see: mteb available-tasks"
             ) from error
         wanted = [subset for subset in task.hf_subsets if subset in suite.mteb_subsets]
-        if suite.mteb_subsets and wanted:
-            task = mteb.get_task(name, hf_subsets=wanted)
-        tasks.append(task)
+        # Where a task has a validation split too, benchmarks report the test split.
+        splits = ["test"] if "test" in task.eval_splits else None
+        tasks.append(mteb.get_task(name, hf_subsets=wanted or None, eval_splits=splits))
     return tasks
 
 
@@ -141,7 +141,7 @@ def _make_result(task: Any, model: MtebModel, split: str, row: Mapping[str, Any]
     metadata, subset = task.metadata, row["hf_subset"]
     place = (metadata.name, split, subset)
     main = HUB_MEASURES.get(metadata.main_score, metadata.main_score)
-    name = result_name(metadata.name, split, subset, len(metadata.eval_splits))
+    name = result_name(metadata.name, split, subset, len(task.eval_splits))
     published = float(row["main_score"])
     readings = model.readings.get(place, [])
     ranking = model.rankings.get(place)
@@ -157,7 +157,7 @@ def _make_result(task: Any, model: MtebModel, split: str, row: Mapping[str, Any]
         task=name,
         label=model.label,
         kind=_kind(metadata.type),
-        family=metadata.name if len(metadata.eval_splits) > 1 else "",
+        family=metadata.name if len(task.eval_splits) > 1 else "",
         main=main,
         scores=score_intervals(values, {}, seed) if values else {main: value},
         per_query=values,
@@ -228,7 +228,7 @@ def _kind(mteb_type: str) -> str:
 
 def _kept(folder: Path, labels: Sequence[str], task: Any) -> list[TaskResult] | None:
     names = [
-        result_name(task.metadata.name, split, subset, len(task.metadata.eval_splits))
+        result_name(task.metadata.name, split, subset, len(task.eval_splits))
         for split in task.eval_splits
         for subset in task.hf_subsets
     ]

@@ -50,10 +50,16 @@ class Overlap:
     overlap_fraction: float
     """Documents that both have among their first k, over k; mean over queries."""
     gold_both: int
-    """Gold documents among the first k of both systems, summed over queries (the paper's table 8)."""
+    """Gold documents among the first k of both systems, summed over queries."""
     gold_only_a: int
     gold_only_b: int
     gold_neither: int
+    queries_a: int
+    """Queries with a gold document among the first k of system a (the paper's table 8 counts these)."""
+    queries_b: int
+    queries_both: int
+    """Queries for which both systems found a gold document, the same or another."""
+    num_queries: int
     most_different: tuple[QueryDifference, ...]
     """Queries by falling difference of the main measure, systems alternating where both have such queries."""
 
@@ -79,14 +85,15 @@ def compare_hits(
         raise ConfigError(f"top_k is {top_k}; results keep {KEPT_HITS} documents per query")
     if a.task != b.task or a.task_hash != b.task_hash:
         raise InputError(f"{a.label} was scored on {a.task} and {b.label} on {b.task} with other data; run both again")
-    shared, counts = [], np.zeros(4, dtype=np.int64)
-    for query in task.queries:
+    shared, counts, found = [], np.zeros(4, dtype=np.int64), np.zeros((2, len(task.queries)), dtype=np.bool_)
+    for place, query in enumerate(task.queries):
         first_a, first_b = (set(list(result.hits[side].get(query.id, {}))[:top_k]) for result in (a, b))
         shared.append(len(first_a & first_b) / top_k)
         for document, grade in task.qrels[query.id].items():
             if grade > 0:
                 # 0 neither, 1 only a, 2 only b, 3 both
                 counts[(document in first_a) + 2 * (document in first_b)] += 1
+                found[:, place] |= (document in first_a, document in first_b)
     return Overlap(
         task=task.name,
         a=a.label,
@@ -97,6 +104,10 @@ def compare_hits(
         gold_only_a=int(counts[1]),
         gold_only_b=int(counts[2]),
         gold_neither=int(counts[0]),
+        queries_a=int(found[0].sum()),
+        queries_b=int(found[1].sum()),
+        queries_both=int(found.all(0).sum()),
+        num_queries=len(task.queries),
         most_different=tuple(_most_different(task, a, b, num_shown, side)),
     )
 

@@ -191,7 +191,8 @@ def _overlaps(comparison: Comparison) -> str:
         f"<tr><td>{escape(one.task)}</td><td>{escape(one.a)}</td><td>{escape(one.b)}</td>"
         f"<td class=number>{100 * one.overlap_fraction:.0f} %</td><td class=number>{one.gold_both}</td>"
         f"<td class=number>{one.gold_only_a}</td><td class=number>{one.gold_only_b}</td>"
-        f"<td class=number>{one.gold_neither}</td></tr>"
+        f"<td class=number>{one.gold_neither}</td>"
+        f"<td class=number>{one.queries_a} / {one.queries_b} / {one.queries_both} of {one.num_queries}</td></tr>"
         for one in comparison.overlaps
     )
     shown = "\n".join(_most_different(one) for one in comparison.overlaps if one.most_different)
@@ -200,7 +201,8 @@ def _overlaps(comparison: Comparison) -> str:
         "share that both systems have, and the gold documents found by both, by one, by neither.</p>\n"
         "<div class=scroll><table class=dense><tr><th>task</th><th>a</th><th>b</th><th class=number>shared</th>"
         "<th class=number>gold, both</th><th class=number>only a</th><th class=number>only b</th>"
-        f"<th class=number>neither</th></tr>\n{rows}\n</table></div>\n<h2>Where they differ most</h2>\n{shown}"
+        "<th class=number>neither</th><th class=number>queries with gold, a / b / both</th></tr>"
+        f"\n{rows}\n</table></div>\n<h2>Where they differ most</h2>\n{shown}"
     )
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from math import isnan
 from typing import Any
 
+from diffembed.errors import InputError
+from diffembed.evaluation.longembed import column_average, make_columns, official_average
 from diffembed.evaluation.results import find_published
 from diffembed.evaluation.run import Evaluation
 from diffembed.evaluation.scoring import TaskResult
@@ -58,6 +60,8 @@ def make_rows(evaluation: Evaluation, *, seed: int = 0) -> list[SummaryRow]:
             for result in of_label:
                 rows.extend(_task_rows(suite, result, result.task in marked))
             rows.extend(_family_rows(suite, of_label, seed))
+            if suite == "longembed":
+                rows.extend(_longembed_rows(suite, label, of_label))
     return rows
 
 
@@ -109,6 +113,35 @@ def _family_rows(suite: str, results: Sequence[TaskResult], seed: int) -> list[S
             )
         )
     return rows
+
+
+def _longembed_rows(suite: str, label: str, results: Sequence[TaskResult]) -> list[SummaryRow]:
+    """The columns by length and both averages; nothing while a task is missing."""
+    try:
+        columns = make_columns({result.task: result.value for result in results})
+    except InputError:
+        return []
+    averages = {
+        "mean of 8 columns (arXiv 2505.15045)": column_average(columns),
+        "mean of 6 tasks (LongEmbed)": official_average(columns),
+    }
+    by_length = {name: value for name, value in columns.items() if "4k" in name}
+    return [
+        SummaryRow(
+            suite=suite,
+            system=label,
+            task=name,
+            measure="Acc@1" if name in by_length else "mean",
+            value=value,
+            low=None,
+            high=None,
+            num_queries=sum(len(next(iter(result.per_query.values()), ())) for result in results),
+            truncated_fraction=None,
+            tokens_per_s=None,
+            in_domain=False,
+        )
+        for name, value in (by_length | averages).items()
+    ]
 
 
 def _ends(score: Interval) -> dict[str, Any]:
