@@ -22,7 +22,7 @@ endif
 install: $(STAMP)
 
 # torch goes first and alone, so that the index in use decides its build before anything else asks for it.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt Makefile
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch
 	$(PIP) --editable '.[$(EXTRAS)]'
