@@ -1,7 +1,9 @@
+import json
 from difflib import SequenceMatcher
 
 import pytest
 
+from diffembed.cli import main
 from diffembed.data.formats import Triplet
 from diffembed.errors import ConfigError, EmptyInputError
 from diffembed.evaluation.folders import read_folder, read_instruction_task
@@ -72,3 +74,25 @@ def test_nothing_to_check_is_said(task):
         check_leakage([], task)
     with pytest.raises(ConfigError, match="ngram_words is 1"):
         check_leakage(CLEAN, task, ngram_words=1)
+
+
+def test_the_command_finds_a_planted_leak_in_rows_and_in_text(beir_folder, tmp_path, capsys):
+    rows = tmp_path / "rows" / "pairs.jsonl"
+    rows.parent.mkdir()
+    clean = {"query": "what is tea?", "positive": "A drink of leaves."}
+    rows.write_text(json.dumps(clean) + "\n")
+    assert main(["leakage", str(rows), str(beir_folder)]) == 0
+    leak = {"query": "cats?", "positive": "It is said that cats purr, sleep all day and hunt mice at noon."}
+    rows.write_text(json.dumps(clean) + "\n" + json.dumps(leak) + "\n")
+    capsys.readouterr()
+    assert main(["leakage", str(rows), str(beir_folder), "--json"]) == 1
+    printed = capsys.readouterr()
+    assert "1 test texts are in the training rows" in printed.err
+    (report,) = [json.loads(line) for line in printed.out.splitlines()]
+    assert report["leaks"][0]["kind"] == "ngram" and report["leaks"][0]["test_id"] == "cats"
+    assert main(["leakage", str(rows.parent), str(beir_folder)]) == 1
+    text = tmp_path / "book.txt"
+    text.write_text("Chapter one.\n\nIt is said that cats purr, sleep all day and hunt mice at noon.\n")
+    capsys.readouterr()
+    assert main(["leakage", str(text), str(beir_folder)]) == 1
+    assert "paragraph 2" in " ".join(capsys.readouterr().out.split())

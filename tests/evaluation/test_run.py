@@ -170,7 +170,10 @@ def test_different_names_get_different_folders():
 
 def test_compare_takes_a_suite(beir_folder, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main(["compare", "bm25", "random", "--suite", str(beir_folder)]) == 0
+    assert main(["compare", "bm25", "random", "--suite", str(beir_folder), "--markdown", "results.md"]) == 0
+    table = (tmp_path / "results.md").read_text()
+    assert "| topics | nDCG@10 | 3 | **100.0** (100.0 to 100.0) |" in table and "(1 pairs tested)" in table
+    assert "who checks ownership" not in table
     assert "bm25" in capsys.readouterr().out
     page = (tmp_path / "report.html").read_text()
     assert "Where they differ most" in page and "who checks ownership of memory?" in page

@@ -24,6 +24,7 @@ def compare(
     folder: Annotated[Path | None, Parameter(validator=validators.Path(file_okay=False))] = None,
     suite: str | None = None,
     data: Annotated[Path | None, Parameter(validator=validators.Path(file_okay=False))] = None,
+    markdown: Annotated[Path | None, Parameter(validator=validators.Path(dir_okay=False, ext="md"))] = None,
     json: Json = False,
 ) -> None:
     """Compare encoders on real text that every Python carries.
@@ -57,11 +58,14 @@ def compare(
         shows, side by side, the queries on which the systems differ most.
     data
         Folder that a suite reads; the environment variable DIFFEMBED_DATA if none is given.
+    markdown
+        Write the table and the tests there too, as a section of Markdown without texts.
     json
         Print one JSON line instead of the tables.
     """
     from diffembed.evaluation.compare import DEFAULT_SYSTEMS
     from diffembed.evaluation.compare import compare as run
+    from diffembed.evaluation.markdown import write_markdown
     from diffembed.evaluation.report import write_report
     from diffembed.evaluation.suite_runs import compare_on_suite
     from diffembed.evaluation.table import print_comparison
@@ -84,6 +88,8 @@ def compare(
     else:
         print_comparison(comparison)
     write_report(comparison, out)
+    if markdown is not None:
+        write_markdown(comparison, markdown, command=f"diffembed {' '.join(sys.argv[1:])}")
     print(f"diffembed: {out} has the same with the plot and the tests", file=sys.stderr)
     if comparison.failed:
         names = ", ".join(system.label for system in comparison.failed)

@@ -1,17 +1,22 @@
 """Whether training has seen what is tested: equal texts, shared runs of eight words, near copies.
 
 Read `check_leakage`. Near copies are found as in arXiv 2505.15045, by difflib's ratio, among the training texts that
-share most words with the test text. This module knows nothing of encoders or suites.
+share most words with the test text. This module knows nothing of encoders.
 """
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from pathlib import Path
 
+from diffembed.data.files import ROW_SUFFIXES, read_lines
 from diffembed.data.formats import Triplet
+from diffembed.data.source_config import SourceConfig
+from diffembed.data.sources import load_sources
 from diffembed.errors import ConfigError, EmptyInputError
 from diffembed.evaluation.baselines import BM25
+from diffembed.evaluation.suites import find_suite, read_tasks
 from diffembed.evaluation.tasks import AnyTask, InstructionTask, LabelTask, PairTask
 from diffembed.records import Document, Query
 
@@ -125,6 +130,36 @@ def check_leakage(
         leaks=tuple(leaks),
         max_ratio=max((ratio for ratio, _ in ratios.values()), default=0.0),
     )
+
+
+def check_suite(
+    rows: Path | str,
+    suite: str,
+    *,
+    data: Path | str | None = None,
+    tasks: Sequence[str] = (),
+    ngram_words: int = NGRAM_WORDS,
+    ratio_threshold: float = RATIO_THRESHOLD,
+) -> list[LeakReport]:
+    """Every task of an offline suite against a file of rows, a folder of them, or the paragraphs of a text file.
+
+    Haystacks of generated tasks are counted in words here; their hidden sentences do not depend on it.
+    """
+    train = read_training_texts(Path(rows))
+    read = read_tasks(find_suite(suite), data=data, names=tasks, counted_by="words")
+    return [check_leakage(train, task, ngram_words=ngram_words, ratio_threshold=ratio_threshold) for task in read]
+
+
+def read_training_texts(path: Path) -> dict[str, str]:
+    """Texts by id: of the rows of a file, of all row files of a folder, or the paragraphs of a text file."""
+    if path.is_dir():
+        sources = load_sources([SourceConfig(kind="folder", path=str(path))], seed=0)
+        return _texts_of_rows(row for source in sources.values() for row in source.triplets)
+    if any(suffix in ROW_SUFFIXES for suffix in path.suffixes):
+        sources = load_sources([SourceConfig(kind="rows", path=str(path))], seed=0)
+        return _texts_of_rows(row for source in sources.values() for row in source.triplets)
+    text = b"".join(read_lines(path)).decode("utf-8", "replace")
+    return {f"{path.name} paragraph {n}": part for n, part in enumerate(text.split("\n\n"), start=1) if part.strip()}
 
 
 def words(text: str) -> list[str]:
