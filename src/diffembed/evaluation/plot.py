@@ -77,7 +77,9 @@ def _draw_family(axis: Any, comparison: Comparison, family: str) -> None:
         _draw_system(axis, place, shift, [by_length[length] for length in lengths])
     size = next(task.num_documents for task in comparison.tasks if task.group == family)
     axis.axhline(100 / size, color=MUTED, linewidth=0.8, linestyle=(0, (2, 3)))
-    axis.text(len(lengths) - 0.55, 100 / size + 1.5, "chance", color=MUTED, fontsize=8, ha="right")
+    if axis.get_subplotspec().is_last_col():
+        beside = axis.get_yaxis_transform()
+        axis.text(1.01, 100 / size, "chance", color=MUTED, fontsize=8, va="center", transform=beside)
     axis.set_title(family, loc="left", fontsize=11, fontweight="bold")
     axis.set_xticks(range(len(lengths)), [f"{length:,}" for length in lengths])
     axis.set_xlim(-0.5, len(lengths) - 0.5)

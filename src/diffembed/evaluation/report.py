@@ -144,7 +144,7 @@ def _plot(comparison: Comparison, finished: Sequence[SystemOutcome]) -> str:
         for place, system in enumerate(finished)
     )
     return (
-        f"<h2>Accuracy by length</h2>\n<figure>\n{svg}\n<ul class=legend>{legend}</ul>\n"
+        f"<h2>Accuracy by length</h2>\n<figure>\n<div class=scroll>{svg}</div>\n<ul class=legend>{legend}</ul>\n"
         "<figcaption class=note>Whiskers are 95 % Wilson intervals over the queries of one length. A hollow mark means "
         f"that documents were cut. Lengths in tokens of {escape(comparison.counted_by or 'the documents')}."
         "</figcaption>\n</figure>"
