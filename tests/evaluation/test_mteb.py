@@ -160,16 +160,40 @@ class Group:
 def test_a_finished_task_is_not_run_again_and_a_missing_one_is_named(plain, words, tmp_path, monkeypatch):
     suite = Suite(name="mine", purpose="test", about="", mteb_tasks=("NFCorpus", "SciFact"))
     here, gone = retrieval_task(plain), find_mteb_tasks(suite)[1]
-    monkeypatch.setattr(gone, "load_data", lambda: (_ for _ in ()).throw(ConnectionError("no route")))
+    import datasets.config
+
+    offline = []
+
+    def load_data():
+        offline.append(datasets.config.HF_HUB_OFFLINE)
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(gone, "load_data", load_data)
+    monkeypatch.setattr(hub, "hub_answers", lambda: False)
     group = Group(words)
     first = evaluate_hub(suite, group, out=tmp_path, config=CONFIG, tasks=[here, gone])
     assert [result.task for result in first.results] == ["NFCorpus"]
     assert first.missing == [
         "SciFact needs the data set mteb/scifact at d56462d0e63a, which could not be fetched (ConnectionError)"
     ]
+    assert offline == [True] and not datasets.config.HF_HUB_OFFLINE
     again = evaluate_hub(suite, group, out=tmp_path, config=CONFIG, tasks=[retrieval_task(plain)])
     assert group.num_opened == 1 and again.results == first.results
     assert load_result(tmp_path / "mine" / "words" / "NFCorpus") == first.results[0]
+
+
+def test_a_hub_that_takes_no_connection_is_not_asked_again(monkeypatch):
+    asked = []
+
+    def connect(address, timeout):
+        asked.append(address)
+        raise OSError("no route")
+
+    monkeypatch.setattr(hub.socket, "create_connection", connect)
+    assert not hub.hub_answers()
+    monkeypatch.setenv("HF_ENDPOINT", "https://mirror.example:8443/hub")
+    assert not hub.hub_answers()
+    assert asked == [("huggingface.co", 443), ("mirror.example", 443)]
 
 
 def test_a_score_that_mteb_does_not_share_is_refused(plain, words, tmp_path, monkeypatch):

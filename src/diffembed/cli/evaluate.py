@@ -93,8 +93,6 @@ def evaluate(
         config=config,
         notify=lambda line: print(f"diffembed: {line}", file=sys.stderr),
     )
-    for sentence in found.notes:
-        print(f"diffembed: {sentence}", file=sys.stderr)
     if json:
         for row in found.rows:
             print_json({**asdict(row), "difference": row.difference})

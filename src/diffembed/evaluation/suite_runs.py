@@ -61,10 +61,16 @@ def run_suites(
         if suite.mteb_tasks:
             results[suite.name], missing = _run_hub(models, suite, out, config, notify)
             notes.extend(missing)
+            for note in missing:
+                if notify is not None:
+                    notify(note)
             continue
         evaluation = evaluate(models, [name], out=out, data=data, tasks=tasks, config=config, notify=notify)
         results[suite.name] = list(evaluation.results[suite.name])
         notes.extend(evaluation.skipped)
+        for note in evaluation.skipped:
+            if notify is not None:
+                notify(note)
         if not results[suite.name]:
             continue
         read = list(read_tasks(suite, data=data, prompts=config.prompts, counted_by=config.counted_by, names=tasks,
@@ -72,7 +78,8 @@ def run_suites(
         seconds = time.perf_counter() - started
         comparisons.append(compare_results(evaluation, suite.name, read, seed=config.seed, seconds=seconds))
     if not any(results.values()):
-        raise InputError("; ".join(notes) or "no task was run")
+        more = f" (and {len(notes) - 1} more)" if len(notes) > 1 else ""
+        raise InputError(f"no task could be run: {notes[0]}{more}")
     rows = make_rows(Evaluation(results=results, skipped=notes), seed=config.seed)
     if out is not None:
         _write(Path(out), rows, comparisons, notes)
