@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from diffembed.backbones.conversion.layout import Layout, NativeConfig, PublishedConfig
+from diffembed.backbones.conversion.layout import Layout, NativeConfig, PublishedConfig, Shapes
 from diffembed.backbones.conversion.source import Source, StoredTensor
 from diffembed.errors import ConversionError
 
@@ -35,35 +35,51 @@ class ConversionPlan:
 
 def plan_conversion(source: Source, layout: Layout) -> ConversionPlan:
     """Raises ConversionError for a setting or tensor that does not fit, naming it, the expected and the found."""
-    if source.config.get("is_causal"):
-        raise ConversionError(
-            f"{source.name}: config.json has is_causal = true: this network attends causally; expected false or no key"
-        )
     published = PublishedConfig(source.config, source.name)
-    published.ignore("is_causal")
-    values = layout.to_native(published, source.shapes)
-    values |= {key: source.config.get(key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    layout.logit_scale(published)
+    values = native_values(published, source.shapes, layout)
     config, shapes = _native_model(values, layout, source.name)
     return ConversionPlan(
         config=config, tensors=_match_tensors(source, layout, values, shapes), unread=published.unread
     )
 
 
-def _native_model(values: NativeConfig, layout: Layout, name: str) -> tuple[Any, dict[str, tuple[int, ...]]]:
-    """Native config, and the tensors of its checkpoint as they lie on disk."""
-    import torch
+def native_values(published: PublishedConfig, shapes: Shapes, layout: Layout) -> NativeConfig:
+    """Arguments of the native config. Raises ConversionError for what the native class cannot express."""
+    if published.get("is_causal"):
+        raise ConversionError(
+            f"{published.origin}: config.json has is_causal = true: this network attends causally; "
+            "expected false or no key"
+        )
+    layout.logit_scale(published)
+    token_ids = {key: published.get(key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    return layout.to_native(published, shapes) | token_ids
+
+
+def build_config(values: NativeConfig, name: str) -> Any:
+    """The native config object, bidirectional. Raises ConversionError when the native class refuses a value."""
     from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     arguments = dict(values)
     try:
         config = AutoConfig.for_model(arguments.pop("model_type"), **arguments)
-        config.is_causal = False
-        config.use_cache = False
+    except (ValueError, KeyError, TypeError, StrictDataclassError) as error:
+        raise ConversionError(f"{name}: {values['model_type']} cannot be built from config.json ({error})") from error
+    config.is_causal = False
+    config.use_cache = False
+    return config
+
+
+def _native_model(values: NativeConfig, layout: Layout, name: str) -> tuple[Any, dict[str, tuple[int, ...]]]:
+    """Native config, and the tensors of its checkpoint as they lie on disk."""
+    import torch
+    from transformers import AutoModel, AutoModelForCausalLM
+
+    config = build_config(values, name)
+    try:
         with torch.device("meta"):
             model = (AutoModelForCausalLM if layout.has_head else AutoModel).from_config(config)
-    except (ValueError, KeyError, TypeError, StrictDataclassError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ConversionError(f"{name}: {values['model_type']} cannot be built from config.json ({error})") from error
     config.architectures = [type(model).__name__]
     shapes: dict[str, tuple[int, ...]] = {}

@@ -94,7 +94,7 @@ def open_source(folder: Path, name: str) -> Source:
     config = read_config(folder, name)
     if quantisation := config.get("quantization_config"):
         raise ConversionError(f"{name}: config.json has quantization_config {quantisation!r}; convert full weights")
-    return Source(folder=folder, name=name, config=config, tensors=_read_table(folder, name))
+    return Source(folder=folder, name=name, config=config, tensors=read_table(folder, name))
 
 
 def read_config(folder: Path, name: str) -> dict[str, Any]:
@@ -144,7 +144,8 @@ def _weight_map(folder: Path, name: str) -> dict[str, str]:
     return found
 
 
-def _read_table(folder: Path, name: str) -> dict[str, StoredTensor]:
+def read_table(folder: Path, name: str) -> dict[str, StoredTensor]:
+    """Every tensor of every shard. Raises ConversionError for damaged, missing or contradicting files."""
     tensors: dict[str, StoredTensor] = {}
     for path in shard_files(folder, name):
         for tensor_name, tensor in _read_named_header(path, name).items():
