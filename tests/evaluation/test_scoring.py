@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
@@ -105,3 +107,10 @@ def test_int8_codes_are_within_half_a_step():
     codes, step = quantise_int8(vectors)
     assert codes.dtype == np.int8 and np.abs(codes).max() == 127
     assert np.all(np.abs(dequantise(codes, step) - vectors) <= step / 2 + 1e-6)
+
+
+def test_a_misspelt_measure_is_refused_before_anything_is_read(beir_folder, words):
+    (task,) = read_folder(beir_folder)
+    with pytest.raises(UnknownNameError, match="no measure 'nDGC@10'"):
+        score_task(dense(words), dataclasses.replace(task, measures=("nDGC@10",)))
+    assert words.read == []

@@ -15,6 +15,7 @@ from diffembed.errors import ConfigError, MissingExtraError
 from diffembed.evaluation.measures import (
     PerQuery,
     altered_documents,
+    check_measures,
     evaluate_run,
     p_mrr,
     spearman,
@@ -90,6 +91,8 @@ def score_task(system: System, task: AnyTask, *, seed: int = 0) -> dict[str, Tas
 
 
 def _score_retrieval(system: System, task: Task, seed: int) -> dict[str, TaskResult]:
+    # A misspelt measure must not be found out after an hour of encoding.
+    check_measures(task.measures)
     ranking = system.rank(task, top_k=TOP_K)
     results = {}
     for label, run in ranking.runs.items():

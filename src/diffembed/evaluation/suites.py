@@ -6,7 +6,7 @@ hub suites are lists of mteb task names and are run by `evaluation.mteb`; all ot
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -357,6 +357,3 @@ def _with_instruction(task: AnyTask, prompts: Prompts) -> AnyTask:
         sides = {side: dataclasses.replace(getattr(task, side), instruction=instruction) for side in ("og", "changed")}
         return dataclasses.replace(task, **sides)
     return dataclasses.replace(task, instruction=instruction)
-
-
-ReadTasks = Callable[[], Iterator[AnyTask]]
