@@ -25,7 +25,7 @@ RESULT = Path(__file__).parent / "results" / "encode.json"
 NUM_TEXTS = 64
 MEAN_WORDS, LONGEST_WORDS = 100, 620
 """Give about 145 Gemma tokens a text and 900 in the longest."""
-SENTENCE_TRANSFORMERS_BATCHES = (1, 2, 4, 8, 16)
+SENTENCE_TRANSFORMERS_BATCHES = (1, 2, 4, 8)
 
 
 def ragged_texts(num_texts: int = NUM_TEXTS, seed: int = 3) -> list[str]:
