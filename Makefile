@@ -39,6 +39,7 @@ test-slow: install
 
 bench: install
 	$(BIN)/python -m benchmarks.encode
+	$(BIN)/python -m benchmarks.train
 
 lint: install
 	$(BIN)/ruff check .
