@@ -36,6 +36,10 @@ COMMANDS = {
     "leakage": ("diffembed.cli.leakage:leakage", "Check whether training rows hold what a suite tests."),
     "reproduce": ("diffembed.cli.reproduce:reproduce", "Run one row of the paper's tables and subtract."),
     "mine": ("diffembed.cli.mine:mine", "Mine hard negatives for training rows."),
+    "convert": ("diffembed.cli.convert:convert", "Convert a published diffusion model to a native one."),
+    "export": ("diffembed.cli.export:export", "Write a model as a plain sentence-transformers folder."),
+    "fill": ("diffembed.cli.fill:fill", "Restore the masked tokens of a text with a diffusion model."),
+    "plan": ("diffembed.cli.plan:plan", "Plan the memory of a model before loading it."),
     "doctor": ("diffembed.cli.doctor:doctor", "Examine this machine and a model on it."),
     "models": ("diffembed.cli.models:models", "List the models that can be named."),
 }
