@@ -6,7 +6,6 @@ Must not know pooling, data or training.
 
 import contextlib
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 from diffembed.backbones.attention import register_kernel
 from diffembed.backbones.contract import Verdict, kernel_name, prove
 from diffembed.backbones.conversion.convert import converted_folder
+from diffembed.backbones.fetching import fetch_snapshot
 from diffembed.backbones.registry import ATTENTIONS, Attention, FamilySpec, ModelSpec, family_of, find_model
 from diffembed.errors import CheckpointError, ConfigError, UnknownNameError
 from diffembed.provenance import hash_bytes
@@ -24,8 +24,6 @@ from diffembed.provenance import hash_bytes
 Kernel = Literal["packed", "sdpa", "eager"]
 KERNELS: tuple[Kernel, ...] = ("packed", "sdpa", "eager")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-HUB_FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "README.md", "LICENSE*", "NOTICE*")
-COMMIT = re.compile(r"[0-9a-f]{40}")
 FINGERPRINT_BLOCKS = 64
 FINITE_BLOCK = 1 << 22
 FINGERPRINT_BLOCK_BYTES = 1 << 16
@@ -190,23 +188,6 @@ def _package_folder(spec: ModelSpec) -> Path:
             f"the package {spec.location} with the weights of {spec.name} is not installed"
         ) from error
     return Path(package.get_model_path())
-
-
-def fetch_snapshot(hub_id: str, revision: str | None, *, allow_remote_code: bool = False) -> Path:
-    """The hub's files as they are published, downloaded where the hub cache lacks them."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
-
-    if allow_remote_code and (revision is None or not COMMIT.fullmatch(revision)):
-        raise ConfigError(f"remote code of {hub_id} needs a pinned revision: {hub_id}@<40 hex digits of a commit>")
-    patterns = [*HUB_FILES, "*.py"] if allow_remote_code else list(HUB_FILES)
-    try:
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        raise CheckpointError(
-            f"{hub_id} could not be fetched from the hub ({type(error).__name__}); check the name, the connection and "
-            f"the access rights, or give a local folder"
-        ) from error
 
 
 def _load_tiny(spec: ModelSpec, attention: Attention | None, dtype: torch.dtype, kernel: Kernel) -> Any:

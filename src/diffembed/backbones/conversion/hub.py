@@ -23,7 +23,7 @@ def fetch(source: Path | str, revision: str | None = None) -> tuple[Path, str | 
         if revision is not None:
             raise ConfigError(f"{source} is a folder, so revision {revision!r} would have no effect")
         return Path(source), _commit(Path(source))
-    from diffembed.backbones.loading import fetch_snapshot
+    from diffembed.backbones.fetching import fetch_snapshot
     from diffembed.backbones.registry import find_model
 
     spec = find_model(str(source))
