@@ -43,6 +43,11 @@ def test_folder_and_attention(folder):
     assert load_backbone(str(folder), attention="causal").attention == "causal"
 
 
+def test_folder_by_its_bare_name(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    assert load_backbone("model").source_hash == load_backbone(str(folder)).source_hash
+
+
 def test_same_weights_in_every_dtype(folder):
     ids = torch.arange(5, 25)[None]
     with torch.no_grad():

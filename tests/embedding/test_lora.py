@@ -61,20 +61,23 @@ def test_unread_settings_are_refused(adapter, changes, message):
         merge_lora(load_backbone("tiny-qwen2").model, adapter[0])
 
 
-def test_checkpoint_with_stacked_adapters_comes_back_bidirectional(adapter, tmp_path):
+def test_stacked_adapters_are_merged_in_order_saved_and_come_back_bidirectional(adapter, tmp_path):
     folder, _ = adapter
-    embedder = Embedder.load("tiny-qwen2", attention="bidirectional", dtype="float32")
-    plain = embedder.encode_documents(["a text"])
-    embedder.adapter_folders = (folder, folder)
-    embedder.save(tmp_path / "saved")
-    loaded = Embedder.load(str(tmp_path / "saved"), dtype="float32")
-    assert loaded.attention == "bidirectional"
+    plain = Embedder.load("tiny-qwen2", attention="bidirectional", dtype="float32")
+    want = Embedder.load("tiny-qwen2", attention="bidirectional", dtype="float32")
     for _ in range(2):
-        merge_lora(embedder.backbone.model, folder)
-    got = loaded.encode_documents(["a text"])
-    np.testing.assert_allclose(got, embedder.encode_documents(["a text"]), atol=1e-6)
-    assert np.abs(got - plain).max() > 1e-3
+        merge_lora(want.backbone.model, folder)
+    stacked = Embedder.load("tiny-qwen2", attention="bidirectional", dtype="float32", adapters=[folder, str(folder)])
+    stacked.save(tmp_path / "saved")
+    loaded = Embedder.load(str(tmp_path / "saved"), dtype="float32")
     loaded.save(tmp_path / "again")
-    np.testing.assert_array_equal(
-        Embedder.load(str(tmp_path / "again"), dtype="float32").encode_documents(["a text"]), got
-    )
+    again = Embedder.load(str(tmp_path / "again"), dtype="float32")
+    on_top = Embedder.load(str(tmp_path / "saved"), dtype="float32", adapters=[folder])
+    assert loaded.attention == again.attention == "bidirectional" and len(on_top.adapter_folders) == 3
+    vectors = {
+        name: embedder.encode_documents(["a text"])
+        for name, embedder in {"plain": plain, "want": want, "on top": on_top}.items()
+    }
+    for embedder in (stacked, loaded, again):
+        np.testing.assert_allclose(embedder.encode_documents(["a text"]), vectors["want"], atol=1e-6)
+    assert np.abs(vectors["want"] - vectors["plain"]).max() > 1e-3 < np.abs(vectors["on top"] - vectors["want"]).max()

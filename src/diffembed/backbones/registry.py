@@ -4,6 +4,7 @@ Read `family_of` and `MODELS`. Behaviour is keyed on the fields here, never on n
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from diffembed.errors import CheckpointError, UnknownNameError
@@ -134,10 +135,11 @@ ALIASES = {"tiny": "tiny-qwen2"}
 def find_model(name: str) -> ModelSpec | None:
     """The spec of a one-word name, `None` for anything that looks like a path or a hub id.
 
-    Raises UnknownNameError for a bare word that is neither: the nearest known name is suggested.
+    A known name wins over a folder of that name: write `./name` for the folder. Raises UnknownNameError for a bare
+    word that is neither: the nearest known name is suggested.
     """
     spec = MODELS.get(ALIASES.get(name, name))
-    if spec is None and not any(mark in name for mark in "/\\@"):
+    if spec is None and not any(mark in name for mark in "/\\@") and not Path(name).is_dir():
         raise UnknownNameError.of("model", name, [*MODELS, *ALIASES])
     return spec
 

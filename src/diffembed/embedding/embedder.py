@@ -91,6 +91,7 @@ class Embedder:
         kernel: Kernel = "packed",
         token_budget: int | None = None,
         dims: int | None = None,
+        adapters: Sequence[str | Path] = (),
         is_compiled: bool = False,
         allow_remote_code: bool = False,
         revision: str | None = None,
@@ -98,6 +99,8 @@ class Embedder:
         """An embedder from a model name, a checkpoint folder, a sentence-transformers folder or a hub id.
 
         attention, pooling, template, max_tokens: `None` takes what the checkpoint stores.
+        adapters: LoRA folders merged in this order on top of what the checkpoint holds (an MNTP adapter, then a
+            contrastive one); `save` keeps them, together with the attention they were stacked under.
         is_compiled: True compiles the layers with torch.compile (slow first call, needs a C++ compiler on the CPU).
         Raises CheckpointError when the base weights are not the ones an adapter was trained on.
         """
@@ -125,6 +128,9 @@ class Embedder:
                 max_tokens=limit if max_tokens else min(limit, backbone.max_tokens),
                 is_normalised=stored.get("is_normalised", True),
             )
+        for adapter in map(Path, adapters):
+            merge_lora(embedder.backbone.model, adapter)
+            embedder.adapter_folders += (adapter,)
         if token_budget is not None:
             embedder.token_budget = token_budget
         if dims is not None:
