@@ -108,11 +108,12 @@ def packed_attention(
     if query.is_cuda and is_half and softcap is None and direction != "anticausal":
         return _varlen(query, key, value, packed, direction, sliding_window, scaling), None
     pieces = []
-    for start, count, length in packed.runs():
-        span = slice(start, start + count * length)
-        query_nHLd, key_nGLd, value_nGLd = (
-            x[0, :, span].unflatten(1, (count, length)).transpose(0, 1) for x in (query, key, value)
-        )
+    runs = packed.runs()
+    # Split, not sliced: the backward pass of a slice fills and adds a whole pack, once for every run.
+    sizes = [count * length for _, count, length in runs]
+    spans = (x.squeeze(0).split(sizes, dim=1) for x in (query, key, value))
+    for (_, count, length), *span in zip(runs, *spans, strict=True):
+        query_nHLd, key_nGLd, value_nGLd = (x.unflatten(1, (count, length)).transpose(0, 1) for x in span)
         out_nHLd = _attend(query_nHLd, key_nGLd, value_nGLd, direction, sliding_window, scaling, dropout, softcap)
         pieces.append(out_nHLd.transpose(1, 2).flatten(0, 1))
     return torch.cat(pieces).unsqueeze(0), None
