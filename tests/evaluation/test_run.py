@@ -1,16 +1,20 @@
+import dataclasses
 import json
 
 import pytest
 
 from diffembed.cli import main
 from diffembed.errors import CheckpointError, ConfigError, EmptyInputError
+from diffembed.evaluation.markdown import render_markdown
+from diffembed.evaluation.report import render_report
 from diffembed.evaluation.results import find_published, load_result, slug
-from diffembed.evaluation.run import EvaluateConfig, evaluate, make_development_score
+from diffembed.evaluation.run import EvaluateConfig, Evaluation, evaluate, make_development_score
 from diffembed.evaluation.scoring import TaskResult
 from diffembed.evaluation.significance import Interval
 from diffembed.evaluation.suite_comparison import compare_results
 from diffembed.evaluation.suite_runs import run_suites
 from diffembed.evaluation.suites import find_suite, read_tasks
+from diffembed.evaluation.table import print_comparison
 
 
 @pytest.fixture(autouse=True)
@@ -91,26 +95,37 @@ def test_development_score_is_made_of_development_data(beir_folder, words):
         make_development_score("screen")
 
 
-def test_comparison_of_two_systems_has_tests_overlaps_and_gaps(beir_folder, sts_folder, words, tmp_path):
-    data = beir_folder.parent
+def test_comparison_of_systems_has_tests_overlaps_and_gaps(beir_folder, sts_folder, words, capsys):
     other = type(words)(name="other", seed=1, dim=4)
-    (data / "both").mkdir()
-    evaluation = evaluate(["bm25", words, other], [str(beir_folder)])
-    tasks = list(read_tasks(find_suite(str(beir_folder))))
-    comparison = compare_results(evaluation, "topics", tasks, seed=0)
+    folders = [str(beir_folder), str(sts_folder)]
+    found = evaluate(["bm25", words, other], folders)
+    both = Evaluation(results={"both": [*found.results["topics"], *found.results["sts"]]}, skipped=found.skipped)
+    tasks = [task for folder in folders for task in read_tasks(find_suite(folder))]
+    comparison = compare_results(both, "both", tasks, seed=0)
     assert [system.label for system in comparison.systems] == ["bm25", "words", "other"]
-    assert {(one.a, one.b) for one in comparison.differences} == {
-        ("bm25", "words"),
-        ("bm25", "other"),
-        ("words", "other"),
+    pairs = {(one.group, one.a, one.b) for one in comparison.differences}
+    assert pairs == {
+        ("topics", "bm25", "words"),
+        ("topics", "bm25", "other"),
+        ("topics", "words", "other"),
+        ("small", "words", "other"),
     }
     assert {(one.a, one.b) for one in comparison.overlaps} == {("bm25", "words"), ("bm25", "other"), ("words", "other")}
     assert comparison.overlaps[0].gold_both == 3
-    pairs = compare_results(
-        evaluate([words, other], [str(sts_folder)]), "sts", list(read_tasks(find_suite(str(sts_folder)))), seed=0
-    )
-    (difference,) = pairs.differences
-    assert difference.group == "small" and difference.test.num_queries == 4 and 0 < difference.p_holm <= 1
+    (similarity,) = [one for one in comparison.differences if one.group == "small"]
+    assert similarity.test.num_queries == 4 and 0 < similarity.p_holm <= 1
+    # BM25 has no value for the sentence pairs: a gap in every form of the table.
+    assert "| small | Spearman | 4 | - |" in render_markdown(comparison, command="x")
+    assert "<td>-</td>" in render_report(comparison)
+    print_comparison(comparison)
+    assert "small" in capsys.readouterr().out
+    assert comparison.in_domain == frozenset()
+    marked = dataclasses.replace(comparison.tasks[0], is_in_domain=True)
+    comparison = dataclasses.replace(comparison, tasks=(marked, *comparison.tasks[1:]))
+    print_comparison(comparison)
+    pages = (render_markdown(comparison, command="x"), render_report(comparison), capsys.readouterr().out)
+    assert all("* in-domain: training rows of the same kind exist" in page for page in pages)
+    assert "topics *" in pages[1] and "topics *" in pages[2]
 
 
 def test_run_folder_has_a_page_and_machine_readable_scores(beir_folder, sts_folder, words, tmp_path):
@@ -118,8 +133,7 @@ def test_run_folder_has_a_page_and_machine_readable_scores(beir_folder, sts_fold
     runs = run_suites(["bm25", words], [str(beir_folder), str(sts_folder)], out=out)
     assert runs.notes == ["bm25 has no vectors, which small needs"]
     page = (out / "topics.html").read_text()
-    assert "Where they differ most" in page or "What they found" in page
-    assert "bm25" in (out / "sts.html").read_text() or (out / "sts.html").exists()
+    assert "What they found" in page and "bm25" in page and "words" in (out / "sts.html").read_text()
     stored = json.loads((out / "results.json").read_text())
     assert {row["system"] for row in stored["scores"]} == {"bm25", "words"}
     rows = [row for row in runs.rows if row.system == "words" and row.task == "topics"]

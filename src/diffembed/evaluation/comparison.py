@@ -93,6 +93,8 @@ class TaskFacts:
     """Queries, or pairs, or texts with labels."""
     length: int | None
     hash: str
+    is_in_domain: bool = False
+    """Training rows of the same kind exist; marked in every table."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,6 +135,11 @@ class Comparison:
     def groups(self) -> tuple[str, ...]:
         """Columns of the table, in the order of the tasks."""
         return tuple(dict.fromkeys(task.group for task in self.tasks))
+
+    @property
+    def in_domain(self) -> frozenset[str]:
+        """Groups with training rows of the same kind."""
+        return frozenset(task.group for task in self.tasks if task.is_in_domain)
 
     @property
     def failed(self) -> tuple[SystemOutcome, ...]:
@@ -238,7 +245,9 @@ def _differences(systems: Sequence[SystemOutcome], seed: int) -> list[Difference
     grouped = {system.label: _by_group(system) for system in systems}
     differences = []
     for group in dict.fromkeys(group for groups in grouped.values() for group in groups):
-        values = {label: [task.values for task in groups[group]] for label, groups in grouped.items()}
+        values = {
+            label: [task.values for task in groups[group]] for label, groups in grouped.items() if group in groups
+        }
         if not all(value for tasks in values.values() for value in tasks):
             continue
         tests = {(a, b): compare_tasks(values[a], values[b], seed=seed) for a, b in combinations(values, 2)}

@@ -37,7 +37,10 @@ def render_markdown(comparison: Comparison, *, command: str) -> str:
         best = max(score.interval.value for score in known)
         cells = " | ".join(_cell(score, best) for score in scores.values())
         num_queries = max(score.num_queries for score in known) or _num_items(comparison, group)
-        lines.append(f"| {group} | {known[0].measure} | {num_queries:,} | {cells} |")
+        mark = " \\*" if group in comparison.in_domain else ""
+        lines.append(f"| {group}{mark} | {known[0].measure} | {num_queries:,} | {cells} |")
+    if comparison.in_domain:
+        lines += ["", "\\* in-domain: training rows of the same kind exist."]
     lines += ["", *_tests(comparison), ""]
     machine = f"{environment.get('processor')}, {environment.get('num_cores')} cores"
     lines.append(f"Seed {comparison.seed}; {machine}; {versions}.")

@@ -92,7 +92,8 @@ def _scores(comparison: Comparison, finished: Sequence[SystemOutcome]) -> str:
     for group in comparison.groups:
         scores = [by_group[group] for by_group in comparison.scores.values() if group in by_group]
         best[group] = max(score.interval.value for score in scores)
-        head.append(f"<th>{escape(TITLES.get(group, group))}<br>{escape(scores[0].measure)}</th>")
+        mark = " *" if group in comparison.in_domain else ""
+        head.append(f"<th>{escape(TITLES.get(group, group))}{mark}<br>{escape(scores[0].measure)}</th>")
     head += ["<th class=number>tokens/s</th>", "<th class=number>peak memory</th>"]
     rows = []
     for place, system in enumerate(finished):
@@ -107,7 +108,8 @@ def _scores(comparison: Comparison, finished: Sequence[SystemOutcome]) -> str:
             f"<td class=number>{speed}</td><td class=number>{memory}</td></tr>"
         )
     shared = [system for system in finished if system.shares_pass_with]
-    note = "Speed is that of reading documents and queries, loading left out."
+    note = "* in-domain: training rows of the same kind exist. " if comparison.in_domain else ""
+    note += "Speed is that of reading documents and queries, loading left out."
     if shared:
         note += f" {', '.join(system.label for system in shared)} came out of one forward pass."
     return (

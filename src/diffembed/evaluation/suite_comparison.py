@@ -23,6 +23,7 @@ from diffembed.evaluation.run import Evaluation
 from diffembed.evaluation.scoring import TaskResult
 from diffembed.evaluation.significance import Comparison as PairedTest
 from diffembed.evaluation.significance import compare_statistic, holm
+from diffembed.evaluation.suites import SUITES
 from diffembed.evaluation.tasks import AnyTask, InstructionTask, LabelTask, PairTask, Task, hash_task
 from diffembed.provenance import environment
 
@@ -33,11 +34,18 @@ MAX_SYSTEMS_SHOWN = 3
 
 
 def compare_results(
-    evaluation: Evaluation, suite: str, tasks: Sequence[AnyTask], *, seed: int, seconds: float = 0.0
+    evaluation: Evaluation,
+    suite: str,
+    tasks: Sequence[AnyTask],
+    *,
+    seed: int,
+    counted_by: str = "",
+    seconds: float = 0.0,
 ) -> Comparison:
     """Systems of one suite with intervals, paired tests corrected by Holm, and what they found on the same queries.
 
     tasks: the suite's tasks as they were scored; results of other data are refused.
+    counted_by: whose tokens the lengths of generated documents are.
     """
     results = evaluation.results[suite]
     labels = list(dict.fromkeys(result.label for result in results))
@@ -51,13 +59,16 @@ def compare_results(
         )
         for label in labels
     ]
+    specs = SUITES[suite].tasks if suite in SUITES else ()
+    in_domain = {spec.name for spec in specs if spec.in_domain}
     comparison = make_comparison(
         systems,
-        [_facts(task) for task in tasks],
+        [_facts(task, task.name in in_domain) for task in tasks],
         seed=seed,
         environment=environment(),
         draw=f"suite {suite}",
         reason="it was asked for",
+        counted_by=counted_by,
         seconds=seconds,
     )
     similarities = [task for task in tasks if isinstance(task, PairTask)]
@@ -91,7 +102,7 @@ def _encoded_tokens(reading: Reading) -> int:
     return reading.num_encoded_tokens or 0
 
 
-def _facts(task: AnyTask) -> TaskFacts:
+def _facts(task: AnyTask, is_in_domain: bool) -> TaskFacts:
     plain = task.og if isinstance(task, InstructionTask) else task
     if isinstance(plain, Task):
         sizes, length, group = (len(plain.corpus), len(plain.queries)), plain.length, plain.family or task.name
@@ -99,7 +110,13 @@ def _facts(task: AnyTask) -> TaskFacts:
         num_texts = len(plain.texts) if isinstance(plain, LabelTask) else len(plain.left)
         sizes, length, group = (0, num_texts), None, task.name
     return TaskFacts(
-        name=task.name, group=group, num_documents=sizes[0], num_queries=sizes[1], length=length, hash=hash_task(task)
+        name=task.name,
+        group=group,
+        num_documents=sizes[0],
+        num_queries=sizes[1],
+        length=length,
+        hash=hash_task(task),
+        is_in_domain=is_in_domain,
     )
 
 

@@ -76,7 +76,11 @@ def run_suites(
         read = list(read_tasks(suite, data=data, prompts=config.prompts, counted_by=config.counted_by, names=tasks,
                                seed=config.seed))  # fmt: skip
         seconds = time.perf_counter() - started
-        comparisons.append(compare_results(evaluation, suite.name, read, seed=config.seed, seconds=seconds))
+        comparisons.append(
+            compare_results(
+                evaluation, suite.name, read, seed=config.seed, counted_by=config.counted_by, seconds=seconds
+            )
+        )
     if not any(results.values()):
         more = f" (and {len(notes) - 1} more)" if len(notes) > 1 else ""
         raise InputError(f"no task could be run: {notes[0]}{more}")

@@ -59,7 +59,8 @@ def _score_table(comparison: Comparison, groups: Sequence[str]) -> Table:
     table.add_column("system", max_width=NAME_WIDTH, overflow="fold")
     for group in groups:
         measure = next(scores[group].measure for scores in comparison.scores.values() if group in scores)
-        table.add_column(f"{TITLES.get(group, group)}\n{measure}", no_wrap=True)
+        mark = " *" if group in comparison.in_domain else ""
+        table.add_column(f"{TITLES.get(group, group)}{mark}\n{measure}", no_wrap=True)
     table.add_column("tok\n/s", justify="right", no_wrap=True)
     table.add_column("peak\nGB", justify="right", no_wrap=True)
     best = {
@@ -115,8 +116,11 @@ def _caption(comparison: Comparison) -> str:
         score.interval.low == score.interval.high for scores in comparison.scores.values() for score in scores.values()
     ):
         lines.append("An interval without width: all queries gave the same value, which is no certainty.")
+    if comparison.in_domain:
+        lines.append("* in-domain: training rows of the same kind exist.")
     if comparison.draw:
-        lines.append(f"Draw {comparison.draw}; {comparison.reason}. Lengths in tokens of {comparison.counted_by}.")
+        lengths = f" Lengths in tokens of {comparison.counted_by}." if comparison.counted_by else ""
+        lines.append(f"Draw {comparison.draw}; {comparison.reason}.{lengths}")
     lines.append(f"Seed {comparison.seed}, {comparison.seconds:.0f} s in all.")
     return "\n".join(lines)
 
