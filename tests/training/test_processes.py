@@ -62,6 +62,20 @@ for name, kind in json.load(open(f"{folder}/runs.json")):
         contrast.train(make_config(TrainConfig, values))
     else:
         adapt.adapt(make_config(AdaptConfig, values))
+
+# The process group stands: shard a layer by FSDP 2, gather it, change it, and gather it again.
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from diffembed.training.adapters import load_whole_weights, whole_weights
+
+torch.manual_seed(0)
+layer = torch.nn.Linear(6, 5)
+expected = {name: weight.detach().clone() for name, weight in layer.named_parameters()}
+fully_shard(layer, mesh=init_device_mesh("cpu", (2,)))
+assert layer.weight.to_local().shape[0] < 5
+assert all(torch.equal(weight, expected[name]) for name, weight in whole_weights(layer).items())
+load_whole_weights(layer, {name: weight + 1 for name, weight in expected.items()})
+assert all(torch.equal(weight, expected[name] + 1) for name, weight in whole_weights(layer).items())
 """
 
 
@@ -121,7 +135,10 @@ def test_kill_9_and_resume_equals_the_straight_run_bit_for_bit(
 def test_two_processes_give_the_gradient_of_one_and_do_not_without_the_gather(
     train_config, adapt_config, tmp_path, monkeypatch
 ):
-    """Each process reads its half of the global batch; all weights are trained, so every gradient is compared."""
+    """Each process reads its half of the global batch; all weights are trained, so every gradient is compared.
+
+    The same two processes shard a layer and gather it, as checkpoints do under FSDP.
+    """
     common = {"lora": None, "run": {"schedule_steps": 1, "save_every_steps": 1}}
 
     def build(name, loss):

@@ -1,5 +1,6 @@
 """What `diffembed train` and `diffembed adapt` print, and the development score they are given."""
 
+import os
 import shutil
 import textwrap
 from collections.abc import Callable
@@ -48,7 +49,9 @@ def print_plan(plan: "Plan", *, json: bool) -> None:
 
 
 def print_run(report: "RunReport", *, json: bool) -> None:
-    """What came of a run."""
+    """What came of a run, said by the first of several processes."""
+    if os.environ.get("RANK", "0") != "0":
+        return
     if json:
         print_json(asdict(report))
         return

@@ -217,9 +217,10 @@ class HeldOutLoss(TrainerCallback):
             self._measure(state, args.per_device_train_batch_size)
 
     def _measure(self, state: Any, micro_rows: int) -> None:
+        # Every process measures: sharded weights are whole only while all of them read.
+        with untouched_random_state():
+            measures = measure_held_out(self.model, self.collator, micro_rows)
         if state.is_world_process_zero:
-            with untouched_random_state():
-                measures = measure_held_out(self.model, self.collator, micro_rows)
             self.run.log(step=state.global_step, tokens=state.global_step * self.step_tokens, held_out=measures)
 
 

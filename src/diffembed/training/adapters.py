@@ -10,12 +10,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
-from diffembed.embedding.checkpoint import CONFIG_FILE
+from diffembed.backbones.loading import fingerprint
+from diffembed.embedding.checkpoint import CONFIG_FILE, load_config, relative_base
 from diffembed.embedding.embedder import Embedder
 from diffembed.embedding.lora import PREFIX
 from diffembed.errors import ConfigError, MissingExtraError
-from diffembed.provenance import write_json
+from diffembed.provenance import atomic_folder, write_json
 from diffembed.training.config import LoraConfig
 
 BASE = "base"
@@ -82,18 +84,34 @@ def _replace_dropout(network: torch.nn.Module, share: float) -> None:
                 dropouts[name] = PackedDropout(share)
 
 
-def save_lora(network: torch.nn.Module, config: LoraConfig, base: str, folder: Path) -> None:
-    """Writes the adapters as PEFT writes them, so that PEFT and `merge_lora` read them."""
+def whole_weights(module: torch.nn.Module) -> dict[str, Tensor]:
+    """Name -> trained weight, contiguous. Every process must call it: weights that FSDP shards are gathered."""
+    return {
+        name: (weight.full_tensor() if isinstance(weight, DTensor) else weight.detach()).contiguous()
+        for name, weight in module.named_parameters()
+        if weight.requires_grad
+    }
+
+
+@torch.no_grad()
+def load_whole_weights(module: torch.nn.Module, stored: dict[str, Tensor]) -> None:
+    """Copies weights of `whole_weights` back, each process its shard."""
+    for name, weight in module.named_parameters():
+        if weight.requires_grad:
+            value = stored[name]
+            if isinstance(weight, DTensor):
+                value = distribute_tensor(value.to(weight.device), weight.device_mesh, weight.placements)
+            weight.copy_(value)
+
+
+def save_lora(weights: dict[str, Tensor], config: LoraConfig, base: str, folder: Path) -> None:
+    """Writes adapters as PEFT writes them, so that PEFT and `merge_lora` read them; `weights`: of `whole_weights`."""
     from safetensors.torch import save_file
 
     peft = _import_peft()
-    weights = {
-        PREFIX + name.replace(".default.", "."): weight.detach().contiguous().clone()
-        for name, weight in network.named_parameters()
-        if ".lora_" in name
-    }
+    named = {PREFIX + name.replace(".default.", "."): weight.clone() for name, weight in weights.items()}
     folder.mkdir(parents=True)
-    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    save_file(named, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     settings = _peft_config(peft, config)
     settings.base_model_name_or_path = base
     settings.inference_mode = True
@@ -105,12 +123,14 @@ def save_embedder(
     folder: Path,
     *,
     final: Path,
+    weights: dict[str, Tensor],
     name: str,
     lora: LoraConfig | None,
     provenance: dict[str, Any],
 ) -> None:
     """Writes the checkpoint folder of a trained embedder into `folder`, which will be renamed to `final`.
 
+    weights: of `whole_weights`, named as in the network.
     lora: the adapters that are trained come after those the embedder was loaded with; None writes all weights under
     `base/`, with earlier adapters merged in.
     """
@@ -120,21 +140,32 @@ def save_embedder(
         for adapter, source in zip(config.adapters, embedder.adapter_folders, strict=True):
             shutil.copytree(source, folder / adapter)
         trained = f"adapter-{len(config.adapters)}"
-        save_lora(embedder.backbone.model, lora, config.base, folder / trained)
+        save_lora(weights, lora, config.base, folder / trained)
         config = replace(config, adapters=(*config.adapters, trained))
     else:
-        _save_base(embedder, folder / BASE)
-        from diffembed.backbones.loading import fingerprint
-
+        _save_base(embedder, weights, folder / BASE)
         config = replace(config, base=f"./{BASE}", base_hash=fingerprint(folder / BASE), adapters=())
     write_json(folder / CONFIG_FILE, config.as_dict())
     verdict = embedder.backbone.verdict
     write_json(folder / "provenance.json", {"contract": verdict.as_dict() if verdict else None, **provenance})
 
 
-def _save_base(embedder: Embedder, folder: Path) -> None:
+def copy_checkpoint(folder: Path, target: Path) -> None:
+    """Copies a checkpoint folder to `target`; a base that it names by a relative path is named anew."""
+    with atomic_folder(target) as part:
+        shutil.copytree(folder, part, dirs_exist_ok=True)
+        config = load_config(folder)
+        if config.base.startswith(".."):
+            base = relative_base(str((folder / config.base).resolve()), target)
+            write_json(part / CONFIG_FILE, replace(config, base=base).as_dict())
+
+
+def _save_base(embedder: Embedder, weights: dict[str, Tensor], folder: Path) -> None:
+    from transformers.utils import logging as transformers_logging
+
     backbone = embedder.backbone
-    backbone.model.save_pretrained(folder)
+    transformers_logging.disable_progress_bar()
+    backbone.model.save_pretrained(folder, state_dict=weights)
     backbone.tokenizer.save_pretrained(folder)
     write_json(
         folder / "diffembed.json",

@@ -17,7 +17,7 @@ import torch
 from transformers import TrainerCallback
 
 from diffembed.errors import ConfigError
-from diffembed.provenance import RunFolder, atomic_folder, write_json
+from diffembed.provenance import RunFolder, write_json
 from diffembed.records import Encoder
 
 Score = Callable[[Encoder], Mapping[str, float]]
@@ -151,6 +151,9 @@ class DevelopmentScore(TrainerCallback):
         self.measure = measure
         self.stop_step = stop_step
         self.save_model = save_model
+        # Read before anything is written, so that all processes hold the same.
+        stored = run.path / "best.json"
+        self._best = json.loads(stored.read_text(encoding="utf-8")) if stored.exists() else None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """The score that training starts from."""
@@ -163,8 +166,7 @@ class DevelopmentScore(TrainerCallback):
             self._take(state, model)
 
     def _take(self, state: Any, model: Any) -> None:
-        if not state.is_world_process_zero:
-            return
+        """Every process scores, for sharded weights are whole only while all of them read; the first one writes."""
         # Without dropout; the trainer switches back before its next step.
         model.eval()
         with untouched_random_state():
@@ -173,25 +175,23 @@ class DevelopmentScore(TrainerCallback):
         if measure != "mean" and measure not in scores:
             raise ConfigError(f"the development scores have no {measure!r}; they are {', '.join(scores)}")
         scores["mean"] = sum(scores.values()) / len(scores)
-        self.run.log(step=state.global_step, development=scores)
-        best_file = self.run.path / "best.json"
-        best = json.loads(best_file.read_text(encoding="utf-8")) if best_file.exists() else None
-        is_later_or_lower = best is not None and (scores[measure], -state.global_step) <= (best["score"], -best["step"])
-        if is_later_or_lower:
+        best = self._best
+        is_best = best is None or (scores[measure], -state.global_step) > (best["score"], -best["step"])
+        folder = self.run.path / f"best-{state.global_step}"
+        if is_best and self.save_model is not None and not folder.exists():
+            self.save_model(folder, folder)
+        if is_best:
+            best = {"step": state.global_step, "measure": measure, "score": scores[measure], "scores": scores}
+            self._best = best
+        if not state.is_world_process_zero:
             return
-        if self.save_model is not None:
-            folder = self.run.path / f"best-{state.global_step}"
-            if not folder.exists():
-                with atomic_folder(folder) as part:
-                    part.rmdir()
-                    self.save_model(part, folder)
-        write_json(
-            best_file, {"step": state.global_step, "measure": measure, "score": scores[measure], "scores": scores}
-        )
-        # The old best goes only after the new one is named.
-        for folder in self.run.path.glob("best-*"):
-            if folder.name != f"best-{state.global_step}":
-                shutil.rmtree(folder)
+        self.run.log(step=state.global_step, development=scores)
+        if is_best:
+            write_json(self.run.path / "best.json", best)
+            # The old best goes only after the new one is named.
+            for old in self.run.path.glob("best-*"):
+                if old != folder:
+                    shutil.rmtree(old)
 
 
 @contextmanager

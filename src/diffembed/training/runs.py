@@ -18,7 +18,7 @@ from diffembed.backbones.loading import pick_device
 from diffembed.embedding.embedder import Embedder
 from diffembed.errors import CheckpointError, MissingExtraError
 from diffembed.provenance import RunFolder, atomic_folder, environment, hash_config, hash_file, write_json
-from diffembed.training.adapters import attach_lora, save_embedder
+from diffembed.training.adapters import attach_lora, copy_checkpoint, save_embedder, whole_weights
 from diffembed.training.callbacks import DevelopmentScore, Progress, Score, StopAfter, Throughput
 from diffembed.training.config import AdaptConfig, OptimiserConfig, RunConfig, TrainConfig
 from diffembed.training.optimiser import MasterAdamW
@@ -92,7 +92,13 @@ class Run:
         return RunReport(**{**stored, "model": Path(stored["model"])})
 
     def save_model(self, folder: Path, final: Path) -> None:
-        """Writes the embedder as a user loads it into `folder`, which will be renamed to `final`."""
+        """Writes the embedder as a user loads it into `folder`, which will be renamed to `final`.
+
+        Every process must call it, for sharded weights are gathered; the first one writes, whole or not at all.
+        """
+        weights = whole_weights(self.embedder.backbone.model)
+        if self.processes.rank != 0:
+            return
         provenance = {
             "config": json.loads((self.folder.path / "config.json").read_text(encoding="utf-8")),
             "config_hash": hash_config(self.config),
@@ -100,14 +106,17 @@ class Run:
             "inputs": dict(self.inputs),
             "environment": environment(),
         }
-        save_embedder(
-            self.embedder,
-            folder,
-            final=final,
-            name=self.folder.path.resolve().name,
-            lora=self.config.lora,
-            provenance=provenance,
-        )
+        with atomic_folder(folder) as part:
+            part.rmdir()
+            save_embedder(
+                self.embedder,
+                part,
+                final=final,
+                weights=weights,
+                name=self.folder.path.resolve().name,
+                lora=self.config.lora,
+                provenance=provenance,
+            )
 
     def safety(self, module: torch.nn.Module, rows: Callable[[Sequence[int]], list[dict[str, Any]]]) -> Safety:
         """The facts that `SafeTrainer` needs."""
@@ -171,13 +180,11 @@ class Run:
         best = json.loads(best_file.read_text(encoding="utf-8")) if best_file.exists() else None
         development = self.config.development
         shutil.rmtree(model, ignore_errors=True)
-        with atomic_folder(model) as part:
-            part.rmdir()
-            if best is not None and development is not None and development.keep == "best":
-                step = best["step"]
-                shutil.copytree(self.folder.path / f"best-{step}", part)
-            else:
-                self.save_model(part, model)
+        if best is not None and development is not None and development.keep == "best":
+            step = best["step"]
+            copy_checkpoint(self.folder.path / f"best-{step}", model)
+        else:
+            copy_checkpoint(self.checkpoints / f"checkpoint-{step}" / MODEL, model)
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
         report = {
             "model": str(model),
@@ -270,6 +277,7 @@ def training_arguments(config: RunConfig, optimiser: OptimiserConfig, run: Run, 
         "disable_tqdm": True,
         "remove_unused_columns": False,
         "dataloader_pin_memory": False,
+        "dataloader_drop_last": True,
         "use_cpu": run.processes.device.type == "cpu",
         "ddp_find_unused_parameters": False,
     }

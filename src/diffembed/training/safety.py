@@ -19,6 +19,7 @@ from torch import Tensor
 
 from diffembed.errors import CheckpointError, DiffEmbedError, ResourceError
 from diffembed.provenance import atomic_file
+from diffembed.training.adapters import load_whole_weights, whole_weights
 from diffembed.training.callbacks import Throughput
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
@@ -39,7 +40,7 @@ class Safety:
     """Newest checkpoints that stay; > 0."""
     save_model: Callable[[Path, Path], None]
     """Writes the model as a user loads it into an absent folder, which will be renamed to the second path; each
-    checkpoint holds one under `model/`."""
+    checkpoint holds one under `model/`. Every process calls it, the first one writes."""
     rows: Callable[[Sequence[int]], list[dict[str, Any]]]
     """Row numbers of a batch -> the rows, for the report on a NaN."""
     throughput: Throughput
@@ -136,34 +137,30 @@ class SafeTrainer:
         self.accelerator.wait_for_everyone()
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """The trained weights, for an exact resume, and the model as a user loads it."""
+        """The trained weights, for an exact resume, and the model as a user loads it; every process calls it."""
         from safetensors.torch import save_file
 
         assert output_dir is not None
-        if not self.args.should_save:
-            return
         folder = Path(output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        weights = {name: weight.detach().contiguous() for name, weight in trained_weights(self.safety.module)}
-        save_file(weights, folder / WEIGHTS)
+        weights = whole_weights(self.safety.module)
+        if self.args.should_save:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(weights, folder / WEIGHTS)
         self.safety.save_model(folder / MODEL, self.safety.folder / folder.name / MODEL)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The trainer's own would gather sharded weights in its way; ours are gathered in `_save`."""
+        self._save(output_dir)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         from safetensors.torch import load_file
 
         stored = load_file(Path(resume_from_checkpoint) / WEIGHTS)
-        weights = dict(trained_weights(self.safety.module))
-        if stored.keys() != weights.keys():
-            odd = sorted(stored.keys() ^ weights.keys())[0]
+        names = {name for name, weight in self.safety.module.named_parameters() if weight.requires_grad}
+        if stored.keys() != names:
+            odd = sorted(stored.keys() ^ names)[0]
             raise CheckpointError(f"{resume_from_checkpoint} holds other trained weights than this run, first {odd!r}")
-        with torch.no_grad():
-            for name, weight in weights.items():
-                weight.copy_(stored[name])
-
-
-def trained_weights(module: torch.nn.Module) -> list[tuple[str, torch.nn.Parameter]]:
-    """Name and weight of everything that training moves."""
-    return [(name, weight) for name, weight in module.named_parameters() if weight.requires_grad]
+        load_whole_weights(self.safety.module, stored)
 
 
 def _sync(folder: Path) -> None:
