@@ -162,6 +162,7 @@ def test_a_finished_task_is_not_run_again_and_a_missing_one_is_named(plain, word
     here, gone = retrieval_task(plain), find_mteb_tasks(suite)[1]
     import datasets.config
 
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     offline = []
 
     def load_data():
