@@ -59,7 +59,7 @@ def compare(
     data
         Folder that a suite reads; the environment variable DIFFEMBED_DATA if none is given.
     markdown
-        Write the table and the tests there too, as a section of Markdown without texts.
+        Write the table and the tests there too, as a page of Markdown without texts.
     json
         Print one JSON line instead of the tables.
     """

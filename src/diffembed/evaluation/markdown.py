@@ -1,4 +1,4 @@
-"""A comparison as a Markdown section: tasks down, systems across, then the tests; no texts of the data.
+"""A comparison as a Markdown page: tasks down, systems across, then the tests; no texts of the data.
 
 Read `render_markdown`. This module computes nothing.
 """
@@ -10,18 +10,18 @@ from diffembed.provenance import atomic_file
 
 
 def write_markdown(comparison: Comparison, path: Path | str, *, command: str) -> None:
-    """Writes the section, whole or not at all."""
+    """Writes the page, whole or not at all."""
     with atomic_file(path) as part:
         part.write_text(render_markdown(comparison, command=command), encoding="utf-8")
 
 
 def render_markdown(comparison: Comparison, *, command: str) -> str:
-    """A section that starts with its own heading of level 2. command: how to make it again."""
+    """A page with one heading. command: how to make it again."""
     finished = [system for system in comparison.systems if system.error is None]
     environment = comparison.environment
     versions = ", ".join(f"{name} {version}" for name, version in environment.get("versions", {}).items())
     lines = [
-        f"## {comparison.draw[:1].upper()}{comparison.draw[1:]}",
+        f"# Results: {comparison.draw or 'given tasks'}",
         "",
         f"`{command}`",
         "",
