@@ -314,3 +314,18 @@ def test_scoring_does_not_change_training(train_config, straight_run, tmp_path):
     train(train_config("scored", development={"suite": "x", "every_steps": 1}), score=score)
     scored, plain = weights(tmp_path / "scored"), weights(straight_run[1])
     assert all(torch.equal(scored[name], plain[name]) for name in plain)
+
+
+def test_logger_that_is_not_installed_is_refused(train_config, tmp_path, monkeypatch):
+    from diffembed.training import runs
+
+    monkeypatch.setattr(runs, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"run.logger is trackio, which is not installed"):
+        train(train_config(run={"logger": "trackio"}))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_tensorboard_gets_the_metrics(train_config, tmp_path):
+    train(train_config(run={"logger": "tensorboard", "stop_after_steps": 1}))
+    assert list((tmp_path / "run").rglob("events.out.tfevents*"))

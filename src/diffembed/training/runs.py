@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 from diffembed.backbones.allocator import keep_pages
 from diffembed.backbones.loading import pick_device
 from diffembed.embedding.embedder import Embedder
-from diffembed.errors import CheckpointError, MissingExtraError
+from diffembed.errors import CheckpointError, ConfigError, MissingExtraError
 from diffembed.provenance import RunFolder, atomic_folder, environment, hash_config, hash_file, write_json
 from diffembed.training.adapters import attach_lora, copy_checkpoint, save_embedder, whole_weights
 from diffembed.training.callbacks import DevelopmentScore, Progress, Score, StopAfter, Throughput
@@ -204,6 +205,9 @@ def start_processes(config: TrainConfig | AdaptConfig) -> Processes:
         from accelerate import PartialState
     except ImportError as error:
         raise MissingExtraError.of("accelerate", "train") from error
+    logger = config.run.logger
+    if logger != "none" and find_spec(logger) is None:
+        raise ConfigError(f"run.logger is {logger}, which is not installed; install it with: pip install {logger}")
     keep_pages()
     wanted = pick_device(config.model.device)
     state = PartialState(cpu=wanted.type == "cpu")
