@@ -28,8 +28,8 @@ MAX_TOKENS = 1024
 LORA = {"rank": 16, "dropout": 0.05}
 TEMPERATURE = 0.02
 # Rows per step, and GradCache's mini-batch (rows for sentence-transformers, tokens for diffembed); None is without.
-THEIR_SETTINGS: tuple[tuple[int, int | None], ...] = ((2, None), (4, None), (8, None), (8, 2), (8, 4))
-OUR_SETTINGS: tuple[tuple[int, int | None], ...] = ((4, None), (8, 1024), (8, 2048))
+THEIR_SETTINGS: tuple[tuple[int, int | None], ...] = ((2, None), (4, None), (8, None), (8, 4))
+OUR_SETTINGS: tuple[tuple[int, int | None], ...] = ((4, None), (8, 2048))
 
 
 def make_rows(num_rows: int) -> list[dict[str, Any]]:
@@ -114,8 +114,8 @@ def prepare_theirs(rows: int, mini_batch: int | None) -> Any:
         SentenceTransformer,
         SentenceTransformerTrainer,
         SentenceTransformerTrainingArguments,
-        losses,
     )
+    from sentence_transformers.sentence_transformer import losses
 
     from diffembed.backbones.loading import locate
     from diffembed.backbones.registry import find_model

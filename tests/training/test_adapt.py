@@ -104,6 +104,7 @@ def test_planned_rows_read_every_row_once_an_epoch_in_a_new_order():
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_micro_rows_do_not_change_the_weights(adapt_config, tmp_path):
     for name, micro_rows in (("four", 4), ("eight", 8)):
         adapt(adapt_config(name, batch={"micro_rows": micro_rows}, lora={"dropout": 0.0}, run={"stop_after_steps": 3}))
@@ -142,6 +143,7 @@ def test_adapted_model_is_a_base_for_training(straight_adaptation, train_config)
     assert len(Embedder.load(str(report.model), dtype="float32").adapter_folders) == 2
 
 
+@pytest.mark.slow
 def test_all_weights_can_be_adapted_with_a_tied_head(adapt_config, tmp_path):
     report = adapt(adapt_config(lora=None, optimiser={"learning_rate": 1e-3}, run={"stop_after_steps": 3}))
     before = load_backbone("tiny-gemma3", dtype="float32").model.get_input_embeddings().weight

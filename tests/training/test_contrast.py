@@ -212,6 +212,7 @@ def test_all_weights_can_be_trained_and_saved(train_config, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_adapters_stack_on_a_trained_model(train_config, straight_run):
     first = straight_run[1] / "model"
     second = train(train_config("second", model={"name": str(first)}, run={"stop_after_steps": 3}))
@@ -272,6 +273,7 @@ def test_schedule_length_follows_from_epochs(train_config):
         plan_batches(too_long, rows.train)
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_gives_the_same_weights(train_config, tmp_path):
     settings = {
         "lora": {"rank": 4, "dropout": 0.0},
@@ -288,6 +290,7 @@ def test_gradient_checkpointing_gives_the_same_weights(train_config, tmp_path):
         torch.testing.assert_close(recomputed[name], plain[name], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_simcse_trains_on_two_views_of_the_query(train_config, tmp_path):
     config = train_config(
         loss={"kind": "simcse", "num_negatives": 0, "temperature": 0.05}, lora={"rank": 4, "dropout": 0.3}

@@ -8,6 +8,7 @@ import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -112,6 +113,7 @@ def flat(gradients):
     return torch.cat([gradient.flatten() for gradient in gradients])
 
 
+@pytest.mark.slow
 def test_kill_9_and_resume_equals_the_straight_run_bit_for_bit(
     train_config, adapt_config, straight_run, straight_adaptation, tmp_path
 ):
@@ -132,6 +134,7 @@ def test_kill_9_and_resume_equals_the_straight_run_bit_for_bit(
         assert all(torch.equal(resumed[key], expected[key]) for key in expected)
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_gradient_of_one_and_do_not_without_the_gather(
     train_config, adapt_config, tmp_path, monkeypatch
 ):
