@@ -16,13 +16,16 @@ from diffembed.errors import (
     ResourceError,
     UnknownNameError,
 )
-from diffembed.evaluation import draws
-from diffembed.evaluation.compare import compare
+from diffembed.evaluation import draws, planning
+from diffembed.evaluation.compare import _has_time, compare
+from diffembed.evaluation.comparison import TaskOutcome
+from diffembed.evaluation.contenders import make_contenders
 from diffembed.evaluation.haystack import word_spans
 from diffembed.evaluation.isolation import RemoteSession
 from diffembed.evaluation.measures import evaluate_run
 from diffembed.evaluation.recipes import group_names
 from diffembed.evaluation.sessions import Session, peak_process_bytes
+from diffembed.evaluation.significance import Interval
 from diffembed.evaluation.systems import POOLINGS, SystemSpec, group_systems, parse_system
 from diffembed.evaluation.tasks import Task, hash_task
 from diffembed.records import Document, Query
@@ -294,6 +297,62 @@ def test_a_model_that_cannot_load_leaves_the_counting_to_another(tmp_path):
     assert "has no *.safetensors file" in found.failed[0].error
 
 
+# When the machine slows down
+
+
+def test_a_network_that_overruns_its_share_shortens_the_comparison_for_all(words, monkeypatch):
+    quarter = draws.find_draw("quarter")
+    monkeypatch.setattr(planning, "_fit_draw", lambda *_: (quarter, "it fits", {"words": 0.0}))
+    found = compare(["bm25", words], is_isolated=False)
+    assert [task.name for task in found.tasks] == ["stdlib", "passkey-256", "needle-256"]
+    assert all(len(system.tasks) == 3 for system in found.systems)
+    assert found.reason == "it fits; then the machine slowed down, and texts of more than 256 tokens were left out"
+    monkeypatch.setattr(planning, "_fit_draw", lambda *_: (quarter, "it fits", {"words": 1e6}))
+    whole = compare(["bm25", words], is_isolated=False)
+    assert len(whole.tasks) == 7 and whole.reason == "it fits"
+    assert whole.systems[1].tasks[0].values == found.systems[1].tasks[0].values
+
+
+def outcome(length, seconds):
+    return TaskOutcome(
+        task=f"t{length}",
+        group="t",
+        length=length,
+        measure="Acc@1",
+        interval=Interval(value=0, low=0, high=0),
+        values={},
+        truncated_fraction=0.0,
+        num_tokens=1,
+        seconds=seconds,
+    )
+
+
+@pytest.mark.parametrize(
+    ("limit_s", "max_tokens", "has_time"),
+    [
+        # 3 s before, 2 + 2 s at 256; 512 tokens are read in twice the time: 7 + 8 s.
+        (15.0, None, True),
+        (14.9, None, False),
+        # A reader that cuts at 256 tokens needs no longer for longer texts: 7 + 4 s.
+        (11.0, 256, True),
+        (10.9, 256, False),
+        (None, None, True),
+    ],
+)
+def test_the_next_length_is_begun_when_it_would_end_in_time(limit_s, max_tokens, has_time):
+    done = [outcome(None, 3.0), outcome(256, 2.0), outcome(256, 2.0)]
+    assert _has_time(done, [make_task("a", "short", 512)], limit_s, max_tokens) is has_time
+    assert _has_time(done[:1], [make_task("a", "short", 256)], 0.0, max_tokens), "the shortest is always begun"
+
+
+def test_limits_share_the_budget_by_predicted_time(words):
+    contenders = make_contenders(["bm25", words], is_isolated=False)
+    _, _, limits = planning._fit_draw(contenders, 1e9, lambda line: None)
+    # One network has the whole budget to itself, loading left out.
+    assert set(limits) == {"words"}
+    assert limits["words"] == pytest.approx(planning.OVERRUN * 1e9 + planning.GRACE_S, rel=0.05)
+
+
 # Going on where it stopped
 
 
@@ -380,7 +439,7 @@ def test_a_child_that_dies_is_told_apart(remote, number, kind, sentence):
 
 
 def test_the_processes_of_a_comparison_end_with_it(monkeypatch):
-    import diffembed.evaluation.compare as module
+    import diffembed.evaluation.contenders as module
 
     started = []
 

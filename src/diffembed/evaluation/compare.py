@@ -7,19 +7,19 @@ in a process of its own. A system that fails leaves a sentence in the report and
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from diffembed.errors import ConfigError, DiffEmbedError
 from diffembed.evaluation.comparison import Comparison, Search, SystemOutcome, TaskFacts, TaskOutcome, make_comparison
-from diffembed.evaluation.draws import Draw, Pass, choose_draw, find_draw
-from diffembed.evaluation.isolation import RemoteSession
-from diffembed.evaluation.recipes import SystemGroup, group_names
-from diffembed.evaluation.sessions import AnySession, Session, TaskRun
+from diffembed.evaluation.contenders import Contender, make_contenders
+from diffembed.evaluation.draws import find_draw
+from diffembed.evaluation.planning import Notify, Plan, make_plan
+from diffembed.evaluation.recipes import group_names
+from diffembed.evaluation.sessions import TaskRun
 from diffembed.evaluation.significance import Interval
 from diffembed.evaluation.stdlib import summaries
-from diffembed.evaluation.systems import BASELINES
 from diffembed.evaluation.tasks import AnyTask, InstructionTask, PairTask, Task, hash_task
 from diffembed.provenance import RunFolder, environment, hash_config, write_json
 from diffembed.records import Encoder
@@ -35,67 +35,6 @@ BUDGET_S = 240.0
 """Predicted encoding time the automatic draw stays below; chosen so that the whole job ends within six minutes."""
 QUESTION = "how do I break a long paragraph into lines?"
 NUM_HITS = 3
-
-Notify = Callable[[str], None]
-
-
-class _Group:
-    """Systems that share a network, and their session while it is open."""
-
-    def __init__(self, source: SystemGroup | Encoder, is_isolated: bool) -> None:
-        """source: names to be loaded, or an encoder that is loaded and stays in this process."""
-        self.labels: tuple[str, ...] = (source.name,) if not isinstance(source, SystemGroup) else source.labels
-        self.model = self.labels[0]
-        self.is_language_model = self.counts_tokens = False
-        if isinstance(source, SystemGroup):
-            spec = source.specs[0]
-            # Attention hardly changes the speed, a recipe (text read twice) does.
-            self.model = f"{source.recipe}@{spec.model}" if source.recipe else spec.model
-            self.is_language_model = spec.is_language_model
-            self.counts_tokens = spec.model not in BASELINES
-        self.is_dense = self.model != "bm25"
-        self.session: AnySession | None = None
-        self.load_s = 0.0
-        self.error: str | None = None
-        self._source = source
-        self._is_isolated = is_isolated
-
-    def version(self) -> list[tuple[str, int, int]]:
-        """Name, size and time of change of the files, where the model is a folder that may be trained further."""
-        if not isinstance(self._source, SystemGroup):
-            return []
-        folders = (self._source.specs[0].model, *self._source.adapters)
-        files = sorted(path for folder in folders for path in Path(folder).rglob("*") if path.is_file())
-        return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-
-    def start(self) -> AnySession:
-        """The open session, loaded on first use."""
-        if self.session is None:
-            started = time.perf_counter()
-            if not isinstance(self._source, SystemGroup):
-                self.session = Session.of(self._source)
-            elif self._is_isolated:
-                self.session = RemoteSession(self._source)
-            else:
-                self.session = Session.open(self._source)
-            self.load_s = time.perf_counter() - started
-        return self.session
-
-    def stop(self) -> None:
-        """Closes the session; the next `start` loads anew."""
-        if self.session is not None:
-            self.session.close()
-            self.session = None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class _Plan:
-    """What every system is run on, and how that was decided; the texts are those of `Comparison`."""
-
-    tasks: Sequence[AnyTask]
-    draw: str = ""
-    reason: str = ""
-    counted_by: str = ""
 
 
 def compare(
@@ -122,15 +61,16 @@ def compare(
     started = time.perf_counter()
     tell = notify or (lambda line: None)
     _check_settings(models, tasks, draw, budget_s)
-    groups = _make_groups(models, is_isolated)
+    contenders = make_contenders(models, is_isolated)
     labels = [_label(model) for model in models]
     store = _Store(folder, {"systems": labels, "draw": draw, "budget_s": budget_s, "seed": seed})
     try:
-        plan = _Plan(tasks=tasks) if tasks is not None else _make_plan(groups, draw, budget_s, seed, store, tell)
+        plan = Plan(tasks=tasks) if tasks is not None else _stored_plan(store, contenders, draw, budget_s, seed, tell)
         outcomes: dict[str, SystemOutcome] = {}
         # The network whose tokenizer counted is still loaded: it goes first.
-        for group in sorted(groups, key=lambda group: group.session is None):
-            outcomes |= {outcome.label: outcome for outcome in _run_group(group, plan.tasks, seed, store, tell)}
+        for contender in sorted(contenders, key=lambda one: one.session is None):
+            outcomes |= {outcome.label: outcome for outcome in _run(contender, plan, seed, store, tell)}
+        plan, outcomes = _keep_common_tasks(plan, outcomes)
         comparison = make_comparison(
             [outcomes[label] for label in labels],
             [_task_facts(task) for task in plan.tasks],
@@ -140,11 +80,23 @@ def compare(
             reason=plan.reason,
             counted_by=plan.counted_by,
         )
-        search = _search(groups, comparison, tell) if tasks is None else None
+        search = _search(contenders, comparison, tell) if tasks is None else None
     finally:
-        for group in groups:
-            group.stop()
+        for contender in contenders:
+            contender.stop()
     return dataclasses.replace(comparison, search=search, seconds=time.perf_counter() - started)
+
+
+def _stored_plan(
+    store: "_Store", contenders: Sequence[Contender], draw: str, budget_s: float, seed: int, tell: Notify
+) -> Plan:
+    """The plan, with the draw of an interrupted comparison where there is one."""
+    stored = store.read("draw")
+    if stored is not None:
+        return make_plan(contenders, stored["draw"], budget_s, seed, tell, stored["reason"])
+    plan = make_plan(contenders, draw, budget_s, seed, tell)
+    store.write("draw", {"draw": plan.draw.partition(":")[0], "reason": plan.reason})
+    return plan
 
 
 def _check_settings(
@@ -160,121 +112,91 @@ def _check_settings(
             raise ConfigError("a draw has no effect on tasks that are given; leave one of them out")
 
 
-def _make_groups(models: Sequence[str | Encoder], is_isolated: bool) -> list[_Group]:
-    named = group_names([model for model in models if isinstance(model, str)])
-    given = [model for model in models if not isinstance(model, str)]
-    groups = [*(_Group(source, is_isolated) for source in named), *(_Group(source, False) for source in given)]
-    labels = [label for group in groups for label in group.labels]
-    twice = next((label for label in labels if labels.count(label) > 1), None)
-    if twice is not None:
-        raise ConfigError(f"{twice} is named twice; name each system once")
-    return groups
-
-
 def _label(model: str | Encoder) -> str:
     return group_names([model])[0].labels[0] if isinstance(model, str) else model.name
 
 
-def _make_plan(groups: Sequence[_Group], draw: str, budget_s: float, seed: int, store: "_Store", tell: Notify) -> _Plan:
-    """Decides the draw and makes its tasks with the tokenizer of the first language model that loads."""
-    stored = store.read("draw")
-    reason = "it was asked for"
-    if stored is not None:
-        chosen, reason = find_draw(stored["draw"]), stored["reason"]
-    elif draw == "auto":
-        chosen, reason = _fit_draw(groups, budget_s, tell)
-        store.write("draw", {"draw": chosen.name, "reason": reason})
-    else:
-        chosen = find_draw(draw)
-    for group in _by_rank(groups):
-        session = _try_start(group)
-        if session is not None:
-            tell(f"draw {chosen}, because {reason}")
-            counted_by = group.model if group.counts_tokens else "words"
-            return _Plan(tasks=session.make_tasks(chosen, seed), draw=str(chosen), reason=reason, counted_by=counted_by)
-    raise DiffEmbedError("; ".join(f"{group.labels[0]}: {group.error}" for group in groups))
-
-
-def _by_rank(groups: Sequence[_Group]) -> list[_Group]:
-    """Language models first, then encoders, then BM25: whose tokens the lengths are counted in."""
-    return sorted(groups, key=lambda group: (not group.is_language_model, not group.is_dense))
-
-
-def _try_start(group: _Group) -> AnySession | None:
-    """The session, or `None` with the sentence kept in `group.error`."""
-    if group.error is not None:
-        return None
-    try:
-        return group.start()
-    except DiffEmbedError as error:
-        group.error = str(error)
-        return None
-
-
-def _fit_draw(groups: Sequence[_Group], budget_s: float, tell: Notify) -> tuple[Draw, str]:
-    """Measures every network once, the one that will count the tokens last, and leaves that one open."""
-    dense = [group for group in _by_rank(groups) if group.is_dense]
-    first_of = {group.model: group for group in reversed(dense)}
-    measured: dict[str, Pass] = {}
-    for group in reversed([group for group in dense if first_of[group.model] is group]):
-        tell(f"measuring the speed of {group.model}")
-        session = _try_start(group)
-        if session is None:
-            continue
-        try:
-            tokens_per_s = session.tokens_per_s()
-        except DiffEmbedError as error:
-            group.error = str(error)
-            group.stop()
-            continue
-        max_tokens = int(session.facts["max_tokens"])
-        measured[group.model] = Pass(tokens_per_s=tokens_per_s, start_s=group.load_s, max_tokens=max_tokens)
-        if group is not dense[0]:
-            group.stop()
-    passes = [measured[group.model] for group in dense if group.model in measured]
-    chosen, predicted_s = choose_draw(passes, budget_s)
-    speeds = [f"{model} reads {one.tokens_per_s:,.0f} tokens/s" for model, one in reversed(measured.items())]
-    fits = "within" if predicted_s <= budget_s else "the least there is, but over"
-    return chosen, f"{', '.join(speeds)}; about {predicted_s:.0f} s, {fits} the budget of {budget_s:.0f} s"
-
-
-def _run_group(
-    group: _Group, tasks: Sequence[AnyTask], seed: int, store: "_Store", tell: Notify
-) -> list[SystemOutcome]:
-    """The systems of a group on all tasks; all of them carry the sentence when loading or running fails."""
-    key = f"systems-{hash_config([group.labels, group.version(), [hash_task(task) for task in tasks], seed])}"
+def _run(contender: Contender, plan: Plan, seed: int, store: "_Store", tell: Notify) -> list[SystemOutcome]:
+    """Its systems on all tasks, or on those the time allowed; all carry the sentence when loading or running fails."""
+    hashes = [hash_task(task) for task in plan.tasks]
+    key = f"systems-{hash_config([contender.labels, contender.version(), hashes, seed])}"
     stored = store.read(key)
     if stored is not None:
-        tell(f"{', '.join(group.labels)}: kept from before")
+        tell(f"{', '.join(contender.labels)}: kept from before")
         return [_read_outcome(one) for one in stored]
-    session = _try_start(group)
+    session = contender.try_start()
     if session is None:
-        return [SystemOutcome(label=label, error=group.error) for label in group.labels]
-    runs: dict[str, list[TaskOutcome]] = {label: [] for label in group.labels}
+        return [SystemOutcome(label=label, error=contender.error) for label in contender.labels]
+    runs: dict[str, list[TaskOutcome]] = {label: [] for label in contender.labels}
     try:
-        for task in tasks:
-            for label, run in session.run(task, seed).items():
-                runs[label].append(_task_outcome(task, run))
+        for stage in _stages(plan.tasks):
+            done = runs[contender.labels[0]]
+            if not _has_time(done, stage, plan.limits.get(contender.model), session.facts.get("max_tokens")):
+                break
+            for task in stage:
+                for label, run in session.run(task, seed).items():
+                    runs[label].append(_task_outcome(task, run))
         peak_bytes = session.peak_bytes()
     except DiffEmbedError as error:
-        return [SystemOutcome(label=label, error=str(error)) for label in group.labels]
+        return [SystemOutcome(label=label, error=str(error)) for label in contender.labels]
     finally:
-        group.stop()
+        contender.stop()
     outcomes = [
         SystemOutcome(
             label=label,
             tasks=tuple(done),
             facts=session.facts,
-            load_s=group.load_s,
+            load_s=contender.load_s,
             peak_bytes=peak_bytes,
-            shares_pass_with=tuple(other for other in group.labels if other != label),
+            shares_pass_with=tuple(other for other in contender.labels if other != label),
         )
         for label, done in runs.items()
     ]
-    store.write(key, [dataclasses.asdict(outcome) for outcome in outcomes])
+    num_tasks = len(outcomes[0].tasks)
+    if num_tasks == len(plan.tasks):
+        store.write(key, [dataclasses.asdict(outcome) for outcome in outcomes])
     seconds = sum(task.seconds for task in outcomes[0].tasks)
-    tell(f"{', '.join(group.labels)}: {len(tasks)} task{'s' * (len(tasks) > 1)} in {seconds:.0f} s")
+    tell(f"{', '.join(contender.labels)}: {num_tasks} task{'s' * (num_tasks > 1)} in {seconds:.0f} s")
     return outcomes
+
+
+def _stages(tasks: Sequence[AnyTask]) -> list[list[AnyTask]]:
+    """Tasks of one length together, shorter first; those without a length before them."""
+    stages: dict[int, list[AnyTask]] = {}
+    for task in tasks:
+        length = task.length if isinstance(task, Task) else None
+        stages.setdefault(length or 0, []).append(task)
+    return [stages[length] for length in sorted(stages)]
+
+
+def _has_time(
+    done: Sequence[TaskOutcome], stage: Sequence[AnyTask], limit_s: float | None, max_tokens: int | None
+) -> bool:
+    """Whether a stage would end within the limit at the speed of the one before; the shortest is always begun."""
+    before = next((outcome.length for outcome in reversed(done) if outcome.length), None)
+    if limit_s is None or before is None:
+        return True
+    spent_s = sum(outcome.seconds for outcome in done)
+    last_s = sum(outcome.seconds for outcome in done if outcome.length == before)
+    length = max((task.length or 0 for task in stage if isinstance(task, Task)), default=0)
+    growth = min(length, max_tokens or length) / min(before, max_tokens or before)
+    return spent_s + last_s * growth <= limit_s
+
+
+def _keep_common_tasks(plan: Plan, outcomes: dict[str, SystemOutcome]) -> tuple[Plan, dict[str, SystemOutcome]]:
+    """Only the tasks that every system without an error has finished, and the reason for it."""
+    finished = [{task.task for task in outcome.tasks} for outcome in outcomes.values() if outcome.error is None]
+    common = set.intersection(*finished) if finished else set()
+    if not plan.limits or len(common) == len(plan.tasks) or not common:
+        return plan, outcomes
+    tasks = [task for task in plan.tasks if task.name in common]
+    longest = max((task.length or 0 for task in tasks if isinstance(task, Task)), default=0)
+    reason = f"{plan.reason}; then the machine slowed down, and texts of more than {longest} tokens were left out"
+    kept = {
+        label: dataclasses.replace(one, tasks=tuple(task for task in one.tasks if task.task in common))
+        for label, one in outcomes.items()
+    }
+    return dataclasses.replace(plan, tasks=tasks, reason=reason), kept
 
 
 def _task_outcome(task: AnyTask, run: TaskRun) -> TaskOutcome:
@@ -306,18 +228,17 @@ def _task_facts(task: AnyTask) -> TaskFacts:
     )
 
 
-def _search(groups: Sequence[_Group], comparison: Comparison, tell: Notify) -> Search | None:
+def _search(contenders: Sequence[Contender], comparison: Comparison, tell: Notify) -> Search | None:
     """One question to the dense system that was best on the first column; `None` where there is none."""
     column = comparison.groups[0]
     ranked = sorted(comparison.scores, key=lambda label: comparison.scores[label][column].interval.value)
-    dense = {label: group for group in groups if group.is_dense for label in group.labels}
+    dense = {label: one for one in contenders if one.is_dense for label in one.labels}
     best = next((label for label in reversed(ranked) if label in dense), None)
     if best is None:
         return None
-    group = dense[best]
     documents = summaries()
     try:
-        hits = group.start().search(best, documents, QUESTION, NUM_HITS)
+        hits = dense[best].start().search(best, documents, QUESTION, NUM_HITS)
     except DiffEmbedError as error:
         tell(f"the closing search failed: {error}")
         return None
