@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from diffembed.backbones.loading import fingerprint, load_backbone, pick_dtype
+from diffembed.backbones.loading import fingerprint, load_backbone
 from diffembed.backbones.tiny import build_tiny
 from diffembed.errors import CheckpointError, ConfigError, UnknownNameError
 from diffembed.provenance import hash_file
@@ -154,8 +154,3 @@ def test_hub_id_without_a_hub_says_so(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(CheckpointError, match="could not be fetched"):
         load_backbone("owner/no-such-model")
-
-
-def test_auto_dtype_is_float32_without_bfloat16_units(monkeypatch):
-    monkeypatch.setattr("diffembed.backbones.loading._has_bf16_units", lambda: False)
-    assert pick_dtype("auto", torch.device("cpu")) == torch.float32

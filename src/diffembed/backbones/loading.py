@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 
+from diffembed.backbones.arithmetic import pick_device, pick_dtype
 from diffembed.backbones.attention import register_kernel
 from diffembed.backbones.contract import Verdict, kernel_name, prove
 from diffembed.backbones.conversion.convert import converted_folder
@@ -23,7 +24,6 @@ from diffembed.provenance import hash_bytes
 
 Kernel = Literal["packed", "sdpa", "eager"]
 KERNELS: tuple[Kernel, ...] = ("packed", "sdpa", "eager")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 FINGERPRINT_BLOCKS = 64
 FINITE_BLOCK = 1 << 22
 FINGERPRINT_BLOCK_BYTES = 1 << 16
@@ -85,7 +85,7 @@ def load_backbone(
     """The network of a known name (`diffembed models`), a local folder, or a hub id (`owner/name[@revision]`).
 
     attention: `None` takes what the checkpoint stores, else causal for language models.
-    dtype: `auto` is bfloat16 where the processor multiplies it, float32 elsewhere.
+    dtype: `auto` is bfloat16 where the device multiplies it faster, float32 elsewhere.
     is_proved: False skips the proof, for tests of the proof itself.
     Raises UnknownNameError, CheckpointError, AttentionContractError.
     """
@@ -119,41 +119,6 @@ def load_backbone(
         max_tokens=min(limit, spec.max_tokens) if spec is not None and spec.max_tokens else limit,
         verdict=prove(body, family, chosen, kernel) if is_proved else None,
     )
-
-
-def pick_device(device: str) -> torch.device:
-    """`auto` is the first GPU, else the CPU."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device)
-
-
-def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """`auto` is bfloat16 where the processor multiplies it (AMX, AVX512-BF16, CUDA), float32 elsewhere."""
-    if dtype == "auto":
-        return torch.bfloat16 if has_bfloat16(device) else torch.float32
-    if dtype not in DTYPES:
-        raise UnknownNameError.of("dtype", dtype, ["auto", *DTYPES])
-    return DTYPES[dtype]
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """True where bfloat16 products run in hardware; elsewhere they are emulated and slower than float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    capabilities = torch.backends.cpu.get_cpu_capability()
-    return (
-        capabilities.startswith("AVX512") and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and _has_bf16_units()
-    )
-
-
-def _has_bf16_units() -> bool:
-    """The kernel's flags: mkldnn also calls bfloat16 supported where it is only emulated with AVX512."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def locate(name: str, spec: ModelSpec | None, *, revision: str | None = None, allow_remote_code: bool = False) -> Path:

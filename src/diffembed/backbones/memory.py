@@ -16,11 +16,11 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from diffembed.backbones.arithmetic import DTYPES
 from diffembed.backbones.shapes import native_config
 from diffembed.errors import ConfigError, UnknownNameError
 
 SEVEN_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PROBE_TOKENS = 1024
 USABLE_FRACTION = 0.9
 """Share of the memory that is planned with; the rest is for kernels' own buffers and fragmentation. On a CPU the real

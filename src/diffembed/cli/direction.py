@@ -55,7 +55,7 @@ def direction(
     max_tokens
         Cut texts here even where the model reads more.
     dtype
-        Number format of the network; auto is bfloat16 where the processor multiplies it.
+        Number format of the network; auto is the faster one, as measured.
     counted_by
         Model whose tokenizer counts the tokens of passkey and needle documents, or `words`.
     seed

@@ -26,7 +26,7 @@ def doctor(model: str, /, *, dtype: Dtype = "auto", device: str = "auto", json: 
     model
         A name that `diffembed models` lists, a folder, or a hub id.
     dtype
-        Number format of the network; auto is bfloat16 where the processor multiplies it.
+        Number format of the network; auto is the faster one, as measured.
     device
         Where to run: auto, cpu, cuda, cuda:1 ...
     json

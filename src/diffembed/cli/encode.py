@@ -65,7 +65,7 @@ def encode(
     max_tokens
         Longest text read whole; the model's own limit if none is given.
     dtype
-        Number format of the network; auto is bfloat16 where the processor multiplies it.
+        Number format of the network; auto is the faster one, as measured.
     json
         Print one JSON line.
     """

@@ -32,7 +32,7 @@ def fill(
     attention
         Let tokens see both sides; the model's own if none is given.
     dtype
-        Number format of the network; auto is bfloat16 where the processor multiplies it.
+        Number format of the network; auto is the faster one, as measured.
     json
         Print one JSON line.
     """

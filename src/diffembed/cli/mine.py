@@ -82,7 +82,7 @@ def mine(
     max_tokens
         Longest text read whole; the model's own limit if none is given.
     dtype
-        Number format of the network; auto is bfloat16 where the processor multiplies it.
+        Number format of the network; auto is the faster one, as measured.
     json
         Print one JSON line.
     """

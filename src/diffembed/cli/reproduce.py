@@ -54,7 +54,7 @@ def reproduce(
     dry_run
         Say what would be run, and stop.
     dtype
-        Number format of the network; auto is bfloat16 where the processor multiplies it.
+        Number format of the network; auto is the faster one, as measured.
     list_
         List the rows with their printed and recomputed averages, and stop.
     json

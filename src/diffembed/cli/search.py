@@ -45,7 +45,7 @@ def search(
     attention
         Let tokens see both sides or only the past; the model's own if none is given.
     dtype
-        Number format of the network; auto is bfloat16 where the processor multiplies it.
+        Number format of the network; auto is the faster one, as measured.
     json
         Print one JSON line per passage.
     """

@@ -33,7 +33,7 @@ class ModelConfig:
     pooling: str | None = None
     """How token states become one vector; none takes the model's own (mean for language models)."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Number format of the weights; auto is bfloat16 where the processor multiplies it."""
+    """Number format of the weights; auto is the faster one, as measured."""
     device: str = "auto"
     """auto is the first GPU, else the CPU; ignored under torchrun, where each process takes its own GPU."""
     gradient_checkpointing: bool = False

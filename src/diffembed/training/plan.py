@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from diffembed.backbones.loading import pick_device, pick_dtype
+from diffembed.backbones.arithmetic import pick_device, pick_dtype
 from diffembed.data.formats import Triplet
 from diffembed.data.published import PUBLIC_E5
 from diffembed.data.source_config import SourceConfig

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from diffembed.backbones.allocator import keep_pages
-from diffembed.backbones.loading import pick_device
+from diffembed.backbones.arithmetic import pick_device
 from diffembed.embedding.embedder import Embedder
 from diffembed.errors import CheckpointError, ConfigError, MissingExtraError
 from diffembed.provenance import RunFolder, atomic_folder, environment, hash_config, hash_file, write_json
