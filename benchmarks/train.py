@@ -3,8 +3,8 @@
     python -m benchmarks.train
 
 Same rows, weights, adapters, loss and number format (the one that is faster here), causal attention (what
-sentence-transformers gives unasked). Each contestant lives in a process of its own and takes its turn in every round. Only training steps are timed. Writes
-benchmarks/results/train.json and the section `train` of docs/benchmarks.md.
+sentence-transformers gives unasked). Each contestant lives in a process of its own and takes its turn in every round.
+Only training steps are timed. Writes benchmarks/results/train.json and the section `train` of docs/benchmarks.md.
 """
 
 import argparse
