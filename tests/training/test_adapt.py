@@ -7,13 +7,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from diffembed.backbones.head import Head, load_head
 from diffembed.backbones.loading import load_backbone
 from diffembed.embedding.embedder import Embedder
 from diffembed.errors import CheckpointError, ConfigError, DiffEmbedError, EmptyInputError, InputError
 from diffembed.training import callbacks
 from diffembed.training.adapt import LanguageModel, adapt, find_mask_token, measure_held_out
 from diffembed.training.config import ObjectiveConfig
-from diffembed.training.head import load_head
 from diffembed.training.noising import NoisyCollator, PlannedRows
 from diffembed.training.token_rows import read_token_rows
 
@@ -60,7 +60,7 @@ def test_adaptation_lowers_the_held_out_loss(adapt_config, tmp_path, kind):
 
 def test_untrained_network_with_a_zero_head_costs_log_vocabulary(backbone):
     collator = collator_of()
-    measures = measure_held_out(LanguageModel(backbone, torch.zeros(512, backbone.dim)), collator, 5)
+    measures = measure_held_out(LanguageModel(backbone, Head(weight_VD=torch.zeros(512, backbone.dim))), collator, 5)
     assert measures["mean_nll"] == pytest.approx(math.log(512), rel=1e-5)
     predicted = collator([(row, -1, row) for row in range(12)])
     assert measures["loss"] == pytest.approx(math.log(512) * float(predicted["weight_BT"].sum()), rel=1e-5)
@@ -193,7 +193,7 @@ def test_untied_head_is_read_from_the_checkpoint(tmp_path):
     tensors["lm_head.weight"] = torch.randn(512, 32, generator=torch.Generator().manual_seed(0))
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     loaded = load_backbone(str(folder), dtype="float32")
-    assert torch.equal(load_head(loaded), tensors["lm_head.weight"])
+    assert torch.equal(load_head(loaded).weight_VD, tensors["lm_head.weight"])
     del tensors["lm_head.weight"]
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match="saved without its language-model head"):

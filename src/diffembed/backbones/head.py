@@ -1,4 +1,4 @@
-"""The language-model head, which an embedder leaves out and a denoiser needs.
+"""The language-model head, which an embedder leaves out and adaptation and denoising need.
 
 Read `load_head`. Tied heads are the embedding table; others are read from the checkpoint's own files.
 """
@@ -35,7 +35,7 @@ class Head:
 
 
 def load_head(backbone: Backbone) -> Head:
-    """The head of a loaded backbone, in its dtype and on its device; shared with the embedding table where tied.
+    """The head of a loaded backbone, in its dtype and on its device; the embedding table itself where the two are tied.
 
     Raises CheckpointError for encoders and for checkpoints that were published or saved without their head.
     """
@@ -50,7 +50,7 @@ def load_head(backbone: Backbone) -> Head:
         assert folder is not None, "the tiny models tie their weights"
         weight_VD = _read_head(folder, backbone.name).to(backbone.device, backbone.dtype)
     return Head(
-        weight_VD=weight_VD.detach(),
+        weight_VD=weight_VD,
         scale=facts.get("logit_scale", 1.0),
         softcap=getattr(backbone.config, "final_logit_softcapping", None),
     )

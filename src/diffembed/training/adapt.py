@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from diffembed.backbones.attention import PackedLayout
+from diffembed.backbones.head import Head, load_head
 from diffembed.backbones.loading import Backbone
 from diffembed.embedding.embedder import Embedder
 from diffembed.errors import ConfigError, EmptyInputError, MissingExtraError
@@ -22,7 +23,6 @@ from diffembed.objectives.diffusion import NoisyRows, TokenLoss, token_loss
 from diffembed.provenance import RunFolder
 from diffembed.training.callbacks import Score, untouched_random_state
 from diffembed.training.config import AdaptConfig
-from diffembed.training.head import load_head
 from diffembed.training.noising import NoisyCollator, PlannedDataset, PlannedRows
 from diffembed.training.runs import Run, RunReport, open_run, prepare_network, start_processes, training_arguments
 from diffembed.training.settings import resolve_name
@@ -35,12 +35,11 @@ HELD_OUT_STEP = -1
 class LanguageModel(torch.nn.Module):
     """The embedder's network with its language-model head; `forward` gives the loss of a noisy batch."""
 
-    def __init__(self, backbone: Backbone, head_VD: Tensor) -> None:
+    def __init__(self, backbone: Backbone, head: Head) -> None:
         super().__init__()
         self.network = backbone.model
         self.backbone = backbone
-        self._head = [head_VD]
-        self.softcap: float | None = getattr(backbone.config, "final_logit_softcapping", None)
+        self.head = head
 
     def forward(
         self, input_ids: Tensor, target_BT: Tensor, is_predicted_BT: Tensor, weight_BT: Tensor
@@ -59,11 +58,11 @@ class LanguageModel(torch.nn.Module):
             packed=layout,
         ).last_hidden_state
         return token_loss(
-            hidden_1TD.view(num_rows, row_tokens, -1),
+            hidden_1TD.view(num_rows, row_tokens, -1) * self.head.scale,
             noisy,
-            self._head[0],
+            self.head.weight_VD,
             shifts_logits=self.backbone.shifts_logits,
-            softcap=self.softcap,
+            softcap=self.head.softcap,
         )
 
 
@@ -141,7 +140,7 @@ def make_trainer(
         )
     mask_token_id = None if config.objective.kind == "causal" else find_mask_token(config, backbone)
     special = {*backbone.tokenizer.all_special_ids, *([] if mask_token_id is None else [mask_token_id])}
-    head_VD = load_head(backbone)
+    head = load_head(backbone)
     collator = NoisyCollator(
         rows=rows.rows,
         objective=config.objective,
@@ -152,7 +151,7 @@ def make_trainer(
         vocabulary_size=len(backbone.tokenizer),
         shifts_logits=backbone.shifts_logits,
     )
-    model = LanguageModel(backbone, head_VD)
+    model = LanguageModel(backbone, head)
     trainer = AdaptTrainer(
         model=model,
         args=TrainingArguments(

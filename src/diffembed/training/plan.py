@@ -69,8 +69,7 @@ class Plan:
 def plan_training(config: TrainConfig, *, num_processes: int = 1) -> Plan:
     """The plan of `diffembed train`. Raises the errors of the config; what is out of reach becomes a note."""
     notes: list[str] = []
-    shape, origin = shape_of(resolve_name(config.model.name))
-    notes.append(f"dimensions from {origin}")
+    shape = shape_of(resolve_name(config.model.name))
     triplets, num_steps = _rows_and_steps(config, notes)
     num_rows = len(triplets) if triplets is not None else None
     mean_tokens = _mean_tokens(config, triplets, notes)
@@ -100,8 +99,7 @@ def plan_training(config: TrainConfig, *, num_processes: int = 1) -> Plan:
 def plan_adaptation(config: AdaptConfig, *, num_processes: int = 1) -> Plan:
     """The plan of `diffembed adapt`."""
     notes: list[str] = []
-    shape, origin = shape_of(resolve_name(config.model.name))
-    notes.append(f"dimensions from {origin}")
+    shape = shape_of(resolve_name(config.model.name))
     num_rows, num_steps = None, config.run.schedule_steps
     try:
         from diffembed.training.adapt import count_steps, load_text

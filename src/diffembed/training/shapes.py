@@ -1,16 +1,14 @@
 """The dimensions of a network without its weights: what a memory plan and a count of adapters need.
 
-Read `shape_of`. Dimensions come from config.json where it is at hand, from the hub, or from the published values below.
+Read `shape_of`. The config itself comes from `backbones/shapes.py`.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffembed.backbones.loading import locate
-from diffembed.backbones.registry import find_model
+from diffembed.backbones.shapes import native_config
 from diffembed.embedding.checkpoint import base_location, is_checkpoint, load_config
 from diffembed.errors import CheckpointError
 
@@ -53,50 +51,15 @@ class Shape:
         return self.layers * rank * sum(sum(sizes[name]) for name in targets if name in sizes)
 
 
-PUBLISHED: Mapping[str, Shape] = {
-    **dict.fromkeys(
-        ("dream-7b", "qwen2.5-7b"),
-        Shape(layers=28, width=3584, heads=28, kv_heads=4, head_width=128, ffn_width=18944, vocabulary=152064),
-    ),
-    **dict.fromkeys(
-        ("llada-8b", "llada-1.5"),
-        Shape(layers=32, width=4096, heads=32, kv_heads=32, head_width=128, ffn_width=12288, vocabulary=126464),
-    ),
-    "llama-3-8b": Shape(
-        layers=32, width=4096, heads=32, kv_heads=8, head_width=128, ffn_width=14336, vocabulary=128256
-    ),
-    "mistral-7b": Shape(layers=32, width=4096, heads=32, kv_heads=8, head_width=128, ffn_width=14336, vocabulary=32000),
-}
-"""Name -> dimensions in the published config.json, for machines without the hub."""
-
-
-def shape_of(name: str) -> tuple[Shape, str]:
-    """(dimensions, where they were read) of a model name, folder or hub id; loads no weights from the hub.
+def shape_of(name: str) -> Shape:
+    """Dimensions of a model name, checkpoint, folder or hub id; reads no weights.
 
     Raises CheckpointError for an architecture whose config lacks a dimension, UnknownNameError for an unknown name.
     """
     if is_checkpoint(name):
         folder = Path(name)
         return shape_of(base_location(load_config(folder), folder))
-    spec = find_model(name)
-    if spec is not None and spec.source == "tiny":
-        from diffembed.backbones.tiny import build_tiny
-
-        return _shape(build_tiny(spec.family)[0].config.to_dict(), name), "its definition"
-    if (spec is None and Path(name).is_dir()) or (spec is not None and spec.source != "hub"):
-        path = locate(name, spec) / "config.json"
-        return _shape(json.loads(path.read_text(encoding="utf-8")), name), "config.json"
-    if spec is not None and spec.name in PUBLISHED:
-        return PUBLISHED[spec.name], "the published values"
-    from transformers import AutoConfig
-
-    hub_id = spec.location if spec is not None else name
-    try:
-        config = AutoConfig.from_pretrained(hub_id.partition("@")[0])
-    except (OSError, ValueError) as error:
-        first = next(iter(str(error).splitlines()), "")
-        raise CheckpointError(f"the config of {name} cannot be read ({first}); give a local folder") from error
-    return _shape(config.to_dict(), name), "the hub"
+    return _shape(native_config(name).to_dict(), name)
 
 
 def _shape(config: Mapping[str, Any], name: str) -> Shape:
