@@ -28,8 +28,9 @@ class Head:
     softcap: float | None = None
     """Logits become softcap * tanh(logits / softcap) (gemma 2); `None` leaves them alone."""
 
+    @torch.no_grad()
     def logits(self, hidden_ND: Tensor) -> Tensor:
-        """[N, V] float32."""
+        """[N, V] float32, without gradients: losses take `weight_VD` in chunks (`objectives/vocabulary.py`)."""
         logits_NV = (hidden_ND.to(self.weight_VD.dtype) @ self.weight_VD.T).float() * self.scale
         return logits_NV if self.softcap is None else self.softcap * torch.tanh(logits_NV / self.softcap)
 
