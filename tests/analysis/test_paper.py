@@ -7,9 +7,9 @@ from diffembed.analysis.paper import check_average, find_row, find_table, load_r
 from diffembed.analysis.reproduce import BRIGHT_COLUMNS, columns_of, plan_row, run_row
 from diffembed.cli import main
 from diffembed.errors import ConfigError, InputError, UnknownNameError
-from diffembed.evaluation.longembed import COLUMNS, column_average, make_columns, official_average
-from diffembed.evaluation.suites import SUITES
-from diffembed.evaluation.summary import SummaryRow
+from diffembed.evaluation.hub.longembed import COLUMNS, column_average, make_columns, official_average
+from diffembed.evaluation.reports.summary import SummaryRow
+from diffembed.evaluation.suites.named import SUITES
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "paper"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from diffembed.cli.compare import DrawName
-from diffembed.evaluation.draws import DRAWS
+from diffembed.evaluation.demo.draws import DRAWS
 
 Run = Callable[..., Any]
 

@@ -16,17 +16,17 @@ from diffembed.errors import (
     ResourceError,
     UnknownNameError,
 )
-from diffembed.evaluation import draws, planning
-from diffembed.evaluation.compare import _has_time, compare
-from diffembed.evaluation.comparison import TaskOutcome
-from diffembed.evaluation.contenders import make_contenders
-from diffembed.evaluation.haystack import word_spans
-from diffembed.evaluation.isolation import RemoteSession
-from diffembed.evaluation.measures import evaluate_run
-from diffembed.evaluation.recipes import group_names
-from diffembed.evaluation.sessions import Session, peak_process_bytes
-from diffembed.evaluation.significance import Interval
-from diffembed.evaluation.systems import POOLINGS, SystemSpec, group_systems, parse_system
+from diffembed.evaluation.demo import draws, planning
+from diffembed.evaluation.demo.compare import _has_time, compare
+from diffembed.evaluation.demo.contenders import make_contenders
+from diffembed.evaluation.demo.isolation import RemoteSession
+from diffembed.evaluation.demo.sessions import Session, peak_process_bytes
+from diffembed.evaluation.reports.comparison import TaskOutcome
+from diffembed.evaluation.statistics.measures import evaluate_run
+from diffembed.evaluation.statistics.significance import Interval
+from diffembed.evaluation.suites.haystack import word_spans
+from diffembed.evaluation.systems.names import POOLINGS, SystemSpec, group_systems, parse_system
+from diffembed.evaluation.systems.recipes import group_names
 from diffembed.evaluation.tasks import Task, hash_task
 from diffembed.records import Document, Query
 
@@ -439,7 +439,7 @@ def test_a_child_that_dies_is_told_apart(remote, number, kind, sentence):
 
 
 def test_the_processes_of_a_comparison_end_with_it(monkeypatch):
-    import diffembed.evaluation.contenders as module
+    import diffembed.evaluation.demo.contenders as module
 
     started = []
 

@@ -1,7 +1,7 @@
 import pytest
 
 from diffembed.errors import EmptyInputError, InputError
-from diffembed.evaluation.folders import read_folder, read_pairs
+from diffembed.evaluation.suites.folders import read_folder, read_pairs
 from diffembed.evaluation.tasks import InstructionTask, LabelTask, PairTask, Task
 
 

@@ -7,11 +7,11 @@ import pytest
 
 from diffembed.backbones.tiny import build_tokenizer
 from diffembed.errors import ConfigError
-from diffembed.evaluation import haystack
-from diffembed.evaluation.baselines import BM25
-from diffembed.evaluation.measures import evaluate_run
-from diffembed.evaluation.needles import FACTS, FIRST_NAMES, LAST_NAMES, PLACES
-from diffembed.evaluation.stdlib import haystack_text
+from diffembed.evaluation.statistics.measures import evaluate_run
+from diffembed.evaluation.suites import haystack
+from diffembed.evaluation.suites.needles import FACTS, FIRST_NAMES, LAST_NAMES, PLACES
+from diffembed.evaluation.suites.stdlib import haystack_text
+from diffembed.evaluation.systems.baselines import BM25
 from diffembed.evaluation.tasks import Task, hash_task
 from diffembed.records import Document, Query
 

@@ -6,8 +6,8 @@ import pytest
 from diffembed.cli import main
 from diffembed.data.formats import Triplet
 from diffembed.errors import ConfigError, EmptyInputError
-from diffembed.evaluation.folders import read_folder, read_instruction_task
 from diffembed.evaluation.leakage import check_leakage
+from diffembed.evaluation.suites.folders import read_folder, read_instruction_task
 
 CLEAN = [
     Triplet(id="r1", query="which animal builds dams?", positive="Beavers live in rivers.", source="s"),

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffembed.errors import EmptyInputError, InputError, UnknownNameError
-from diffembed.evaluation.measures import (
+from diffembed.evaluation.statistics.measures import (
     accuracy,
     altered_documents,
     evaluate_run,

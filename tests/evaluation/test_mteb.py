@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 
 from diffembed.errors import ConfigError, InputError, UnknownNameError
-from diffembed.evaluation import hub
-from diffembed.evaluation.folders import read_folder, read_instruction_task
-from diffembed.evaluation.hub import evaluate_hub, find_mteb_tasks, result_name, run_task
-from diffembed.evaluation.mteb import BRIGHT_V1, MtebModel
-from diffembed.evaluation.reading import read_with
+from diffembed.evaluation.hub import running as hub
+from diffembed.evaluation.hub.adapter import BRIGHT_V1, MtebModel
+from diffembed.evaluation.hub.running import evaluate_hub, find_mteb_tasks, result_name, run_task
 from diffembed.evaluation.results import load_result
 from diffembed.evaluation.run import EvaluateConfig
 from diffembed.evaluation.scoring import score_task
-from diffembed.evaluation.searching import DenseSystem, HybridSystem, LexicalSystem
-from diffembed.evaluation.suites import SUITES, Suite
+from diffembed.evaluation.suites.folders import read_folder, read_instruction_task
+from diffembed.evaluation.suites.named import SUITES, Suite
+from diffembed.evaluation.systems.reading import read_with
+from diffembed.evaluation.systems.searching import DenseSystem, HybridSystem, LexicalSystem
 
 pytest.importorskip("mteb")
 

@@ -3,10 +3,10 @@ import dataclasses
 import pytest
 
 from diffembed.errors import ConfigError, InputError
-from diffembed.evaluation.folders import read_folder
-from diffembed.evaluation.overlap import compare_hits
+from diffembed.evaluation.reports.overlap import compare_hits
 from diffembed.evaluation.scoring import TaskResult
-from diffembed.evaluation.significance import Interval
+from diffembed.evaluation.statistics.significance import Interval
+from diffembed.evaluation.suites.folders import read_folder
 from diffembed.evaluation.tasks import hash_task
 
 

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from diffembed.errors import ConfigError, EmptyInputError, InputError
-from diffembed.evaluation.baselines import BM25, RandomEncoder
-from diffembed.evaluation.ranking import DocumentOrder, search_vectors, top_hits
+from diffembed.evaluation.systems.baselines import BM25, RandomEncoder
+from diffembed.evaluation.systems.ranking import DocumentOrder, search_vectors, top_hits
 from diffembed.records import Document, Encoder, Query
 
 ORDER = DocumentOrder(["a", "b", "c", "d"])

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from diffembed.errors import CheckpointError, ConfigError, InputError
-from diffembed.evaluation.reading import CHARACTERS_PER_BLOCK, Reader, read_with
-from diffembed.evaluation.vector_cache import VectorCache, hash_texts
+from diffembed.evaluation.systems.reading import CHARACTERS_PER_BLOCK, Reader, read_with
+from diffembed.evaluation.systems.vector_cache import VectorCache, hash_texts
 
 TEXTS = ["one two", "three", "one two", "four five six seven"]
 

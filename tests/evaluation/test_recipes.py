@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 
 from diffembed.errors import ConfigError, UnknownNameError
-from diffembed.evaluation.echo import read_echo
-from diffembed.evaluation.folders import read_folder
-from diffembed.evaluation.identity import hash_weights, identify
-from diffembed.evaluation.recipes import E5_TEMPLATE, group_names, limited
 from diffembed.evaluation.scoring import score_task
-from diffembed.evaluation.searching import HybridSystem, LexicalSystem
+from diffembed.evaluation.suites.folders import read_folder
+from diffembed.evaluation.systems.echo import read_echo
+from diffembed.evaluation.systems.identity import hash_weights, identify
+from diffembed.evaluation.systems.recipes import E5_TEMPLATE, group_names, limited
+from diffembed.evaluation.systems.searching import HybridSystem, LexicalSystem
 
 
 def labels(*names):

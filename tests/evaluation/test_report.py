@@ -9,11 +9,11 @@ from html.parser import HTMLParser
 import pytest
 from rich.console import Console
 
-from diffembed.evaluation.comparison import Search, SystemOutcome, TaskFacts, TaskOutcome, make_comparison
-from diffembed.evaluation.plot import plot_by_length, wilson_interval
-from diffembed.evaluation.report import render_report, write_report
-from diffembed.evaluation.significance import bootstrap_interval
-from diffembed.evaluation.table import print_comparison
+from diffembed.evaluation.reports.comparison import Search, SystemOutcome, TaskFacts, TaskOutcome, make_comparison
+from diffembed.evaluation.reports.page import render_report, write_report
+from diffembed.evaluation.reports.plot import plot_by_length, wilson_interval
+from diffembed.evaluation.reports.table import print_comparison
+from diffembed.evaluation.statistics.significance import bootstrap_interval
 from diffembed.records import Document, Hit
 
 LENGTHS = (256, 512)

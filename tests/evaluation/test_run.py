@@ -5,16 +5,16 @@ import pytest
 
 from diffembed.cli import main
 from diffembed.errors import CheckpointError, ConfigError, EmptyInputError
-from diffembed.evaluation.markdown import render_markdown
-from diffembed.evaluation.report import render_report
+from diffembed.evaluation.reports.markdown import render_markdown
+from diffembed.evaluation.reports.page import render_report
+from diffembed.evaluation.reports.table import print_comparison
 from diffembed.evaluation.results import find_published, load_result, slug
 from diffembed.evaluation.run import EvaluateConfig, Evaluation, evaluate, make_development_score
 from diffembed.evaluation.scoring import TaskResult
-from diffembed.evaluation.significance import Interval
+from diffembed.evaluation.statistics.significance import Interval
 from diffembed.evaluation.suite_comparison import compare_results
 from diffembed.evaluation.suite_runs import run_suites
-from diffembed.evaluation.suites import find_suite, read_tasks
-from diffembed.evaluation.table import print_comparison
+from diffembed.evaluation.suites.named import find_suite, read_tasks
 
 
 @pytest.fixture(autouse=True)

@@ -5,12 +5,12 @@ import pytest
 from scipy.stats import spearmanr
 
 from diffembed.errors import ConfigError, UnknownNameError
-from diffembed.evaluation.baselines import RandomEncoder
-from diffembed.evaluation.folders import read_folder, read_instruction_task
-from diffembed.evaluation.ranking import DocumentOrder
-from diffembed.evaluation.reading import read_with
 from diffembed.evaluation.scoring import can_score, score_task
-from diffembed.evaluation.searching import (
+from diffembed.evaluation.suites.folders import read_folder, read_instruction_task
+from diffembed.evaluation.systems.baselines import RandomEncoder
+from diffembed.evaluation.systems.ranking import DocumentOrder
+from diffembed.evaluation.systems.reading import read_with
+from diffembed.evaluation.systems.searching import (
     DenseSystem,
     HybridSystem,
     LexicalSystem,

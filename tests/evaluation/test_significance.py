@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from diffembed.errors import ConfigError, EmptyInputError, InputError
-from diffembed.evaluation.measures import spearman
-from diffembed.evaluation.significance import (
+from diffembed.evaluation.statistics.measures import spearman
+from diffembed.evaluation.statistics.significance import (
     bootstrap_interval,
     compare_scores,
     compare_statistic,
@@ -118,7 +118,7 @@ def test_a_comparison_needs_the_same_queries():
 
 
 def test_an_interval_holds_its_value_where_redrawing_is_biased():
-    from diffembed.evaluation.measures import v_measure
+    from diffembed.evaluation.statistics.measures import v_measure
 
     rng = np.random.default_rng(6)
     gold, found = np.repeat(np.arange(40), 5), rng.integers(0, 40, 200)

@@ -7,9 +7,9 @@ import sys
 import pytest
 
 from diffembed.errors import InputError
-from diffembed.evaluation import stdlib
-from diffembed.evaluation.baselines import BM25
-from diffembed.evaluation.measures import evaluate_run
+from diffembed.evaluation.statistics.measures import evaluate_run
+from diffembed.evaluation.suites import stdlib
+from diffembed.evaluation.systems.baselines import BM25
 from diffembed.evaluation.tasks import hash_task
 
 
@@ -37,7 +37,8 @@ def test_entries_are_public_docstrings_by_name():
 
 def test_nothing_is_imported_to_read_a_docstring():
     code = (
-        "import sys; from diffembed.evaluation.stdlib import read_entries; names = {e.name for e in read_entries()};"
+        "import sys; from diffembed.evaluation.suites.stdlib import read_entries;"
+        "names = {e.name for e in read_entries()};"
         "print('turtle.Turtle' in names or 'turtle.Pen' in names or any(n.startswith('turtle') for n in names),"
         " 'turtle' in sys.modules, 'webbrowser' in sys.modules)"
     )
@@ -91,7 +92,8 @@ def test_a_smaller_draw_is_the_beginning_of_a_larger_one_and_seeds_differ():
 
 def test_the_draw_is_the_same_in_another_process():
     code = (
-        "from diffembed.evaluation.stdlib import make_stdlib_task; from diffembed.evaluation.tasks import hash_task;"
+        "from diffembed.evaluation.suites.stdlib import make_stdlib_task;"
+        "from diffembed.evaluation.tasks import hash_task;"
         "print(hash_task(make_stdlib_task(30)))"
     )
     assert fresh(code, PYTHONHASHSEED="7") == hash_task(stdlib.make_stdlib_task(30))

@@ -1,8 +1,8 @@
-from diffembed.evaluation.longembed import LONG_LENGTHS, REAL, SHORT_LENGTHS, SYNTHETIC
+from diffembed.evaluation.hub.longembed import LONG_LENGTHS, REAL, SHORT_LENGTHS, SYNTHETIC
+from diffembed.evaluation.reports.summary import make_rows
 from diffembed.evaluation.run import Evaluation
 from diffembed.evaluation.scoring import TaskResult
-from diffembed.evaluation.significance import Interval
-from diffembed.evaluation.summary import make_rows
+from diffembed.evaluation.statistics.significance import Interval
 
 
 def result(task, value, *, family="", main="nDCG@10"):

@@ -13,11 +13,11 @@ from pathlib import Path
 from diffembed.backbones.attention import Direction
 from diffembed.embedding.embedder import Embedder
 from diffembed.errors import ConfigError, EmptyInputError
-from diffembed.evaluation.measures import spearman
-from diffembed.evaluation.reading import read_embedder
 from diffembed.evaluation.scoring import TaskResult, score_task
-from diffembed.evaluation.searching import DenseSystem
-from diffembed.evaluation.significance import Comparison, Interval, compare_scores, compare_statistic, holm
+from diffembed.evaluation.statistics.measures import spearman
+from diffembed.evaluation.statistics.significance import Comparison, Interval, compare_scores, compare_statistic, holm
+from diffembed.evaluation.systems.reading import read_embedder
+from diffembed.evaluation.systems.searching import DenseSystem
 from diffembed.evaluation.tasks import AnyTask
 
 DIRECTIONS: tuple[Direction, ...] = ("bidirectional", "causal", "anticausal")

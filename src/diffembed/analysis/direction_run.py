@@ -14,10 +14,10 @@ from diffembed.analysis.direction import DirectionRow, ablate_direction
 from diffembed.analysis.direction_figures import draw_attention, draw_directions
 from diffembed.embedding.embedder import Embedder
 from diffembed.errors import ConfigError
-from diffembed.evaluation.recipes import limited
 from diffembed.evaluation.run import EvaluateConfig
-from diffembed.evaluation.suites import find_suite, read_tasks
-from diffembed.evaluation.systems import parse_system
+from diffembed.evaluation.suites.named import find_suite, read_tasks
+from diffembed.evaluation.systems.names import parse_system
+from diffembed.evaluation.systems.recipes import limited
 from diffembed.evaluation.tasks import AnyTask, InstructionTask, LabelTask, Task
 from diffembed.provenance import RunFolder, user_cache, write_json
 

@@ -11,7 +11,7 @@ from importlib.resources import files
 from typing import Any
 
 from diffembed.errors import UnknownNameError
-from diffembed.evaluation.longembed import official_average
+from diffembed.evaluation.hub.longembed import official_average
 
 SOURCE = "arXiv 2505.15045v1"
 ROUNDING = 0.1001

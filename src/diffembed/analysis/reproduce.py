@@ -13,10 +13,10 @@ from diffembed.analysis.paper import PaperRow, PaperTable, average_of, find_row,
 from diffembed.backbones.registry import MODELS
 from diffembed.embedding.checkpoint import is_checkpoint, load_config
 from diffembed.errors import ConfigError, InputError
-from diffembed.evaluation.longembed import make_columns
+from diffembed.evaluation.hub.longembed import make_columns
+from diffembed.evaluation.reports.summary import SummaryRow
 from diffembed.evaluation.run import EvaluateConfig
 from diffembed.evaluation.suite_runs import run_suites
-from diffembed.evaluation.summary import SummaryRow
 from diffembed.provenance import write_json
 
 RECIPES = Path("recipes/paper")

@@ -63,12 +63,12 @@ def compare(
     json
         Print one JSON line instead of the tables.
     """
-    from diffembed.evaluation.compare import DEFAULT_SYSTEMS
-    from diffembed.evaluation.compare import compare as run
-    from diffembed.evaluation.markdown import write_markdown
-    from diffembed.evaluation.report import write_report
+    from diffembed.evaluation.demo.compare import DEFAULT_SYSTEMS
+    from diffembed.evaluation.demo.compare import compare as run
+    from diffembed.evaluation.reports.markdown import write_markdown
+    from diffembed.evaluation.reports.page import write_report
+    from diffembed.evaluation.reports.table import print_comparison
     from diffembed.evaluation.suite_runs import compare_on_suite
-    from diffembed.evaluation.table import print_comparison
 
     def notify(line: str) -> None:
         print(f"diffembed: {line}", file=sys.stderr)

@@ -67,7 +67,7 @@ def evaluate(
     json
         Print one JSON line per score.
     """
-    from diffembed.evaluation.suites import SUITES
+    from diffembed.evaluation.suites.named import SUITES
 
     if list_:
         for suite in SUITES.values():

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from diffembed.errors import CheckpointError
-from diffembed.evaluation.reading import Reading
 from diffembed.evaluation.scoring import TaskResult
-from diffembed.evaluation.significance import Interval
+from diffembed.evaluation.statistics.significance import Interval
+from diffembed.evaluation.systems.reading import Reading
 from diffembed.provenance import atomic_file, hash_text, write_json
 from diffembed.records import Run
 

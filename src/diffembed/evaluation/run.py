@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffembed.errors import CheckpointError, ConfigError, EmptyInputError
-from diffembed.evaluation.instructions import Prompts
-from diffembed.evaluation.reading import read_with
-from diffembed.evaluation.recipes import SystemGroup, group_names
 from diffembed.evaluation.results import has_result, load_result, save_result, slug
 from diffembed.evaluation.scoring import TaskResult, can_score, score_task
-from diffembed.evaluation.searching import DenseSystem, System
-from diffembed.evaluation.suites import COUNTED_BY, SUITES, Suite, find_suite, read_tasks
+from diffembed.evaluation.suites.instructions import Prompts
+from diffembed.evaluation.suites.named import COUNTED_BY, SUITES, Suite, find_suite, read_tasks
+from diffembed.evaluation.systems.reading import read_with
+from diffembed.evaluation.systems.recipes import SystemGroup, group_names
+from diffembed.evaluation.systems.searching import DenseSystem, System
 from diffembed.evaluation.tasks import AnyTask, hash_task
 from diffembed.provenance import RunFolder, user_cache
 from diffembed.records import Encoder
@@ -85,7 +85,7 @@ def evaluate(
     chosen = [find_suite(name) for name in suites]
     hub = next((suite.name for suite in chosen if suite.mteb_tasks), None)
     if hub is not None:
-        raise ConfigError(f"suite {hub!r} is run through mteb: use evaluation.mteb.evaluate_hub, or the command line")
+        raise ConfigError(f"suite {hub!r} is run through mteb: use evaluation.hub.running, or the command line")
     folder = None if out is None else RunFolder(out, config)
     cache = user_cache() / "vectors" if keeps_vectors else None
     results: dict[str, list[TaskResult]] = {}
@@ -204,8 +204,8 @@ class _EncoderGroup:
         notify: Callable[[str], None] | None = None,
     ) -> System:
         from diffembed.embedding.embedder import Embedder
-        from diffembed.evaluation.reading import read_embedder
-        from diffembed.evaluation.recipes import limited
+        from diffembed.evaluation.systems.reading import read_embedder
+        from diffembed.evaluation.systems.recipes import limited
 
         encoder = self.encoder
         if isinstance(encoder, Embedder):

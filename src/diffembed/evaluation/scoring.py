@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from diffembed.errors import ConfigError, MissingExtraError
-from diffembed.evaluation.measures import (
+from diffembed.evaluation.statistics.measures import (
     PerQuery,
     altered_documents,
     check_measures,
@@ -21,9 +21,9 @@ from diffembed.evaluation.measures import (
     spearman,
     v_measure,
 )
-from diffembed.evaluation.reading import Reading
-from diffembed.evaluation.searching import DenseSystem, System
-from diffembed.evaluation.significance import Interval, scores_interval, statistic_interval
+from diffembed.evaluation.statistics.significance import Interval, scores_interval, statistic_interval
+from diffembed.evaluation.systems.reading import Reading
+from diffembed.evaluation.systems.searching import DenseSystem, System
 from diffembed.evaluation.tasks import AnyTask, InstructionTask, LabelTask, PairTask, Task, hash_task
 from diffembed.records import Run, Vectors
 

@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Sequence
 from itertools import combinations
 
-from diffembed.evaluation.comparison import (
+from diffembed.evaluation.reports.comparison import (
     Comparison,
     Difference,
     SystemOutcome,
@@ -16,14 +16,14 @@ from diffembed.evaluation.comparison import (
     TaskOutcome,
     make_comparison,
 )
-from diffembed.evaluation.measures import spearman
-from diffembed.evaluation.overlap import Overlap, compare_hits
-from diffembed.evaluation.reading import Reading
+from diffembed.evaluation.reports.overlap import Overlap, compare_hits
 from diffembed.evaluation.run import Evaluation
 from diffembed.evaluation.scoring import TaskResult
-from diffembed.evaluation.significance import Comparison as PairedTest
-from diffembed.evaluation.significance import compare_statistic, holm
-from diffembed.evaluation.suites import SUITES
+from diffembed.evaluation.statistics.measures import spearman
+from diffembed.evaluation.statistics.significance import Comparison as PairedTest
+from diffembed.evaluation.statistics.significance import compare_statistic, holm
+from diffembed.evaluation.suites.named import SUITES
+from diffembed.evaluation.systems.reading import Reading
 from diffembed.evaluation.tasks import AnyTask, InstructionTask, LabelTask, PairTask, Task, hash_task
 from diffembed.provenance import environment
 

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffembed.errors import ConfigError, EmptyInputError, InputError
-from diffembed.evaluation.comparison import Comparison
-from diffembed.evaluation.hub import evaluate_hub
-from diffembed.evaluation.recipes import group_names
-from diffembed.evaluation.report import write_report
+from diffembed.evaluation.hub.running import evaluate_hub
+from diffembed.evaluation.reports.comparison import Comparison
+from diffembed.evaluation.reports.page import write_report
+from diffembed.evaluation.reports.summary import SummaryRow, make_rows
 from diffembed.evaluation.run import EvaluateConfig, Evaluation, evaluate
 from diffembed.evaluation.scoring import TaskResult
 from diffembed.evaluation.suite_comparison import compare_results
-from diffembed.evaluation.suites import Suite, find_suite, read_tasks
-from diffembed.evaluation.summary import SummaryRow, make_rows
+from diffembed.evaluation.suites.named import Suite, find_suite, read_tasks
+from diffembed.evaluation.systems.recipes import group_names
 from diffembed.provenance import RunFolder, user_cache, write_json
 from diffembed.records import Encoder
 

@@ -18,7 +18,7 @@ from diffembed.data.reasonaug.config import load_config
 from diffembed.data.reasonaug.pipeline import replay, run
 from diffembed.data.reasonaug.report import report_folder
 from diffembed.errors import CheckpointError, ConfigError, InputError, ResourceError
-from diffembed.evaluation.baselines import RandomEncoder
+from diffembed.evaluation.systems.baselines import RandomEncoder
 
 THREE = """
 domains:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from diffembed.errors import DiffEmbedError
-from diffembed.evaluation.contenders import Contender
-from diffembed.evaluation.draws import Draw, Pass, choose_draw, find_draw
+from diffembed.evaluation.demo.contenders import Contender
+from diffembed.evaluation.demo.draws import Draw, Pass, choose_draw, find_draw
 from diffembed.evaluation.tasks import AnyTask
 
 Notify = Callable[[str], None]

@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from typing import Any, BinaryIO
 
 from diffembed.errors import DiffEmbedError, ResourceError
-from diffembed.evaluation.draws import Draw
-from diffembed.evaluation.recipes import SystemGroup
-from diffembed.evaluation.sessions import Session, TaskRun
+from diffembed.evaluation.demo.draws import Draw
+from diffembed.evaluation.demo.sessions import Session, TaskRun
+from diffembed.evaluation.systems.recipes import SystemGroup
 from diffembed.evaluation.tasks import AnyTask, Task
 from diffembed.records import Document, Hit
 
-CHILD = "from diffembed.evaluation.isolation import answer_requests; answer_requests()"
+CHILD = "from diffembed.evaluation.demo.isolation import answer_requests; answer_requests()"
 SECONDS_TO_END = 5.0
 
 

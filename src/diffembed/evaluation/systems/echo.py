@@ -14,8 +14,8 @@ from diffembed.embedding.packing import encode_packed
 from diffembed.embedding.precision import normalise
 from diffembed.embedding.text import TextTemplate, TokenizedText, clean
 from diffembed.errors import ConfigError
-from diffembed.evaluation.identity import identify
-from diffembed.evaluation.reading import Reader
+from diffembed.evaluation.systems.identity import identify
+from diffembed.evaluation.systems.reading import Reader
 from diffembed.provenance import hash_config
 from diffembed.records import EncodeReport, Vectors
 

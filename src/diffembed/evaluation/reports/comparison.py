@@ -10,9 +10,9 @@ from itertools import combinations
 from typing import Any
 
 from diffembed.errors import DiffEmbedError
-from diffembed.evaluation.overlap import Overlap
-from diffembed.evaluation.significance import Comparison as PairedTest
-from diffembed.evaluation.significance import Interval, compare_tasks, holm, scores_interval
+from diffembed.evaluation.reports.overlap import Overlap
+from diffembed.evaluation.statistics.significance import Comparison as PairedTest
+from diffembed.evaluation.statistics.significance import Interval, compare_tasks, holm, scores_interval
 from diffembed.records import Hit
 
 

@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from diffembed.evaluation.comparison import Comparison, GroupScore, Search, SystemOutcome, TaskOutcome
+from diffembed.evaluation.reports.comparison import Comparison, GroupScore, Search, SystemOutcome, TaskOutcome
 
 GROUPS_PER_TABLE = 3
 NAME_WIDTH = 19

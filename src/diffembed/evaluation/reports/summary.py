@@ -9,12 +9,12 @@ from math import isnan
 from typing import Any
 
 from diffembed.errors import InputError
-from diffembed.evaluation.longembed import column_average, make_columns, official_average
+from diffembed.evaluation.hub.longembed import column_average, make_columns, official_average
 from diffembed.evaluation.results import find_published
 from diffembed.evaluation.run import Evaluation
 from diffembed.evaluation.scoring import TaskResult
-from diffembed.evaluation.significance import Interval, scores_interval
-from diffembed.evaluation.suites import SUITES
+from diffembed.evaluation.statistics.significance import Interval, scores_interval
+from diffembed.evaluation.suites.named import SUITES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

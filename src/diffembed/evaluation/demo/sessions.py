@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from diffembed.evaluation.baselines import BM25
-from diffembed.evaluation.draws import Draw, make_tasks
-from diffembed.evaluation.haystack import TokenSpans, word_spans
-from diffembed.evaluation.reading import Reading, read_embedder, read_with
-from diffembed.evaluation.recipes import SystemGroup
+from diffembed.evaluation.demo.draws import Draw, make_tasks
 from diffembed.evaluation.scoring import TOP_K, TaskResult, score_task
-from diffembed.evaluation.searching import DenseSystem, HybridSystem, System
-from diffembed.evaluation.stdlib import haystack_text
-from diffembed.evaluation.suites import load_token_spans
-from diffembed.evaluation.systems import BASELINES
+from diffembed.evaluation.suites.haystack import TokenSpans, word_spans
+from diffembed.evaluation.suites.named import load_token_spans
+from diffembed.evaluation.suites.stdlib import haystack_text
+from diffembed.evaluation.systems.baselines import BM25
+from diffembed.evaluation.systems.names import BASELINES
+from diffembed.evaluation.systems.reading import Reading, read_embedder, read_with
+from diffembed.evaluation.systems.recipes import SystemGroup
+from diffembed.evaluation.systems.searching import DenseSystem, HybridSystem, System
 from diffembed.evaluation.tasks import AnyTask, Task
 from diffembed.records import Document, Encoder, Hit, Query
 

@@ -212,7 +212,7 @@ def compare_statistic(
     The test swaps the two predictions of an item at random; each system's predictions are turned into ranks first, so
     that systems with different score ranges are exchangeable.
     """
-    from diffembed.evaluation.measures import ranks
+    from diffembed.evaluation.statistics.measures import ranks
 
     _check_settings(level, num_resamples)
     gold_Q = np.asarray(gold, np.float64)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffembed.errors import ConfigError, InputError
-from diffembed.evaluation.vector_cache import VectorCache, hash_texts
+from diffembed.evaluation.systems.vector_cache import VectorCache, hash_texts
 from diffembed.records import Encoder, EncodeReport, Vectors
 
 if TYPE_CHECKING:
@@ -247,7 +247,7 @@ def read_embedder(
     poolings: label -> pooling. direction: another attention than the trained one, for the direction ablation.
     """
     from diffembed.embedding.precision import cut_dims
-    from diffembed.evaluation.identity import identify
+    from diffembed.evaluation.systems.identity import identify
 
     names = list(dict.fromkeys(poolings.values()))
     dims = None if embedder.dim == embedder.backbone.dim else embedder.dim

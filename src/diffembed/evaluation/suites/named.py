@@ -1,7 +1,7 @@
 """Named suites: which tasks, where each comes from, and how long a text may be.
 
 Read `SUITES`, then `load_suite`. A TEST suite is run on final checkpoints; every choice uses a DEVELOPMENT suite. The
-hub suites are lists of mteb task names and are run by `evaluation.mteb`; all others are read from a data folder.
+hub suites are lists of mteb task names and are run by `evaluation.hub`; all others are read from a data folder.
 """
 
 import dataclasses
@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from diffembed.errors import ConfigError, InputError, UnknownNameError
-from diffembed.evaluation.folders import read_folder
-from diffembed.evaluation.haystack import TokenSpans, make_needle_task, make_passkey_task, word_spans
-from diffembed.evaluation.instructions import Prompts, find_instruction, kind_of
-from diffembed.evaluation.set_asides import read_concept_task, read_topic_task
+from diffembed.evaluation.suites.folders import read_folder
+from diffembed.evaluation.suites.haystack import TokenSpans, make_needle_task, make_passkey_task, word_spans
+from diffembed.evaluation.suites.instructions import Prompts, find_instruction, kind_of
+from diffembed.evaluation.suites.set_asides import read_concept_task, read_topic_task
 from diffembed.evaluation.tasks import AnyTask, InstructionTask, Task
 
 DATA_VARIABLE = "DIFFEMBED_DATA"
@@ -324,7 +324,7 @@ def _generate(spec: TaskSpec, hay: str, token_spans: TokenSpans, seed: int) -> T
 def _read_hay(data: Path | str | None) -> str:
     """The held-out novels of the data folder; the standard library's text where no folder is given."""
     from diffembed.data.files import read_lines
-    from diffembed.evaluation.stdlib import haystack_text
+    from diffembed.evaluation.suites.stdlib import haystack_text
 
     if data is None and not os.environ.get(DATA_VARIABLE):
         return haystack_text()

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffembed.errors import ConfigError, UnknownNameError
-from diffembed.evaluation.baselines import BM25
-from diffembed.evaluation.ranking import DocumentOrder, search_vectors, top_hits
-from diffembed.evaluation.reading import Reader, Reading
+from diffembed.evaluation.systems.baselines import BM25
+from diffembed.evaluation.systems.ranking import DocumentOrder, search_vectors, top_hits
+from diffembed.evaluation.systems.reading import Reader, Reading
 from diffembed.records import Document, Query, Run, Vectors
 
 Precision = Literal["float32", "int8"]

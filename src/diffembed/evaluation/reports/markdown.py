@@ -5,7 +5,7 @@ Read `render_markdown`. This module computes nothing.
 
 from pathlib import Path
 
-from diffembed.evaluation.comparison import Comparison, Difference, GroupScore
+from diffembed.evaluation.reports.comparison import Comparison, Difference, GroupScore
 from diffembed.provenance import atomic_file
 
 

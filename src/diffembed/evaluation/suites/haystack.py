@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from diffembed.errors import ConfigError, InputError
-from diffembed.evaluation.needles import FACTS, FIRST_NAMES, LAST_NAMES, PLACES
+from diffembed.evaluation.suites.needles import FACTS, FIRST_NAMES, LAST_NAMES, PLACES
 from diffembed.evaluation.tasks import Task
 from diffembed.records import Document, Query
 

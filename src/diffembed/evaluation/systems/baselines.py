@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from diffembed.errors import EmptyInputError, InputError, MissingExtraError
-from diffembed.evaluation.ranking import DocumentOrder, top_hits
+from diffembed.evaluation.systems.ranking import DocumentOrder, top_hits
 from diffembed.records import Document, Query, Vectors
 
 

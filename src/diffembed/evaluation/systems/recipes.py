@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Literal, get_args
 from diffembed.embedding.checkpoint import is_checkpoint
 from diffembed.embedding.text import TextTemplate
 from diffembed.errors import ConfigError, UnknownNameError
-from diffembed.evaluation.baselines import RandomEncoder
-from diffembed.evaluation.reading import Reader, read_embedder, read_with
-from diffembed.evaluation.searching import DenseSystem, HybridSystem, LexicalSystem, System
-from diffembed.evaluation.systems import SystemSpec, group_systems, parse_system
+from diffembed.evaluation.systems.baselines import RandomEncoder
+from diffembed.evaluation.systems.names import SystemSpec, group_systems, parse_system
+from diffembed.evaluation.systems.reading import Reader, read_embedder, read_with
+from diffembed.evaluation.systems.searching import DenseSystem, HybridSystem, LexicalSystem, System
 
 if TYPE_CHECKING:
     from diffembed.embedding.embedder import Embedder
@@ -68,7 +68,7 @@ class SystemGroup:
         embedder = limited(self._load(first, dtype), max_tokens)
         reader: Reader
         if self.recipe == "echo":
-            from diffembed.evaluation.echo import read_echo
+            from diffembed.evaluation.systems.echo import read_echo
 
             reader = read_echo(embedder, self.labels[0], cache_folder=cache_folder, notify=notify)
         else:
@@ -88,7 +88,7 @@ class SystemGroup:
         if self.recipe == "e5-style":
             return Embedder.load(spec.model, attention="causal", pooling="last", template=E5_TEMPLATE, dtype=dtype)
         if self.recipe == "echo":
-            from diffembed.evaluation.echo import TEMPLATE
+            from diffembed.evaluation.systems.echo import TEMPLATE
 
             return Embedder.load(spec.model, attention="causal", pooling="mean", template=TEMPLATE, dtype=dtype)
         if self.recipe != "llm2vec":

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffembed.errors import ConfigError, InputError, MissingExtraError
-from diffembed.evaluation.instructions import Prompts, find_instruction
-from diffembed.evaluation.reading import Reading
-from diffembed.evaluation.searching import DenseSystem, Ranking, System
+from diffembed.evaluation.suites.instructions import Prompts, find_instruction
+from diffembed.evaluation.systems.reading import Reading
+from diffembed.evaluation.systems.searching import DenseSystem, Ranking, System
 from diffembed.records import Document, Query, Vectors
 
 TASK_KINDS = {

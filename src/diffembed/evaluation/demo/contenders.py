@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffembed.errors import ConfigError, DiffEmbedError
-from diffembed.evaluation.isolation import RemoteSession
-from diffembed.evaluation.recipes import SystemGroup, group_names
-from diffembed.evaluation.sessions import AnySession, Session
-from diffembed.evaluation.systems import BASELINES
+from diffembed.evaluation.demo.isolation import RemoteSession
+from diffembed.evaluation.demo.sessions import AnySession, Session
+from diffembed.evaluation.systems.names import BASELINES
+from diffembed.evaluation.systems.recipes import SystemGroup, group_names
 from diffembed.records import Encoder
 
 

@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 from diffembed.errors import MissingExtraError
-from diffembed.evaluation.comparison import Comparison, TaskOutcome
+from diffembed.evaluation.reports.comparison import Comparison, TaskOutcome
 
 NUM_COLOURS = 6
 """Colours `--s0` to `--s5` of the page; further systems start again with other dashes."""

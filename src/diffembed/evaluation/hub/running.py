@@ -15,15 +15,15 @@ from typing import Any
 from urllib.parse import urlparse
 
 from diffembed.errors import DiffEmbedError, InputError, MissingExtraError, UnknownNameError
-from diffembed.evaluation.measures import PerQuery, altered_documents, evaluate_run, p_mrr
-from diffembed.evaluation.mteb import BRIGHT_V1, MtebModel, read_bright_exclusions
-from diffembed.evaluation.recipes import SystemGroup
+from diffembed.evaluation.hub.adapter import BRIGHT_V1, MtebModel, read_bright_exclusions
 from diffembed.evaluation.results import has_result, load_result, save_result, slug
 from diffembed.evaluation.run import EvaluateConfig
 from diffembed.evaluation.scoring import TaskResult, best_hits, score_intervals
-from diffembed.evaluation.searching import Ranking, System, add_readings
-from diffembed.evaluation.significance import Interval
-from diffembed.evaluation.suites import Suite
+from diffembed.evaluation.statistics.measures import PerQuery, altered_documents, evaluate_run, p_mrr
+from diffembed.evaluation.statistics.significance import Interval
+from diffembed.evaluation.suites.named import Suite
+from diffembed.evaluation.systems.recipes import SystemGroup
+from diffembed.evaluation.systems.searching import Ranking, System, add_readings
 from diffembed.records import Run
 
 MAX_DISAGREEMENT = 2e-5

@@ -10,10 +10,10 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 
-from diffembed.evaluation.comparison import Comparison, Difference, GroupScore, SystemOutcome
-from diffembed.evaluation.overlap import Overlap, ShownHit
-from diffembed.evaluation.plot import NUM_COLOURS, plot_by_length
-from diffembed.evaluation.table import TITLES
+from diffembed.evaluation.reports.comparison import Comparison, Difference, GroupScore, SystemOutcome
+from diffembed.evaluation.reports.overlap import Overlap, ShownHit
+from diffembed.evaluation.reports.plot import NUM_COLOURS, plot_by_length
+from diffembed.evaluation.reports.table import TITLES
 from diffembed.provenance import atomic_file
 
 SIGNIFICANT = 0.05
@@ -37,7 +37,7 @@ def write_report(comparison: Comparison, path: Path | str) -> None:
 
 def render_report(comparison: Comparison) -> str:
     """The page as text."""
-    css = files("diffembed.evaluation").joinpath("report.css").read_text(encoding="utf-8")
+    css = files("diffembed.evaluation.reports").joinpath("page.css").read_text(encoding="utf-8")
     finished = [system for system in comparison.systems if system.error is None]
     sections = [
         _head(comparison, finished),

@@ -12,7 +12,7 @@ from diffembed.data.set_aside import RetrievalSet, make_retrieval_set, set_aside
 from diffembed.data.source_config import SourceConfig
 from diffembed.data.sources import load_sources
 from diffembed.errors import InputError, UnknownNameError
-from diffembed.evaluation.folders import INSTRUCTION_MEASURES, RETRIEVAL_MEASURES
+from diffembed.evaluation.suites.folders import INSTRUCTION_MEASURES, RETRIEVAL_MEASURES
 from diffembed.evaluation.tasks import InstructionTask, Task
 from diffembed.records import Document, Query
 

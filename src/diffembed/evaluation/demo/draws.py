@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from diffembed.errors import ConfigError, UnknownNameError
-from diffembed.evaluation.haystack import LENGTHS, TokenSpans, make_needle_task, make_passkey_task
-from diffembed.evaluation.stdlib import haystack_text, make_stdlib_task
+from diffembed.evaluation.suites.haystack import LENGTHS, TokenSpans, make_needle_task, make_passkey_task
+from diffembed.evaluation.suites.stdlib import haystack_text, make_stdlib_task
 from diffembed.evaluation.tasks import Task
 
 STDLIB_TOKENS = 140

@@ -12,14 +12,21 @@ from pathlib import Path
 from typing import Any
 
 from diffembed.errors import ConfigError, DiffEmbedError
-from diffembed.evaluation.comparison import Comparison, Search, SystemOutcome, TaskFacts, TaskOutcome, make_comparison
-from diffembed.evaluation.contenders import Contender, make_contenders
-from diffembed.evaluation.draws import find_draw
-from diffembed.evaluation.planning import Notify, Plan, make_plan
-from diffembed.evaluation.recipes import group_names
-from diffembed.evaluation.sessions import TaskRun
-from diffembed.evaluation.significance import Interval
-from diffembed.evaluation.stdlib import summaries
+from diffembed.evaluation.demo.contenders import Contender, make_contenders
+from diffembed.evaluation.demo.draws import find_draw
+from diffembed.evaluation.demo.planning import Notify, Plan, make_plan
+from diffembed.evaluation.demo.sessions import TaskRun
+from diffembed.evaluation.reports.comparison import (
+    Comparison,
+    Search,
+    SystemOutcome,
+    TaskFacts,
+    TaskOutcome,
+    make_comparison,
+)
+from diffembed.evaluation.statistics.significance import Interval
+from diffembed.evaluation.suites.stdlib import summaries
+from diffembed.evaluation.systems.recipes import group_names
 from diffembed.evaluation.tasks import AnyTask, InstructionTask, PairTask, Task, hash_task
 from diffembed.provenance import RunFolder, environment, hash_config, write_json
 from diffembed.records import Encoder

@@ -1,0 +1,4 @@
+"""Suites of mteb tasks, through mteb and into our results.
+
+Read `running.py`.
+"""

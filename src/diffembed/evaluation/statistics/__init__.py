@@ -1,0 +1,4 @@
+"""What a number means: measures, intervals and paired tests.
+
+Read `significance.py`.
+"""
