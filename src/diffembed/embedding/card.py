@@ -7,17 +7,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from diffembed.backbones.conversion.sidecar import read_sidecar
 from diffembed.backbones.loading import locate
-from diffembed.backbones.registry import find_model
+from diffembed.backbones.registry import Attention, find_model
 from diffembed.embedding.embedder import Embedder
 from diffembed.errors import CheckpointError, InputError
 from diffembed.provenance import atomic_file, hash_file
-
-if TYPE_CHECKING:
-    from diffembed.embedding.export import ExportReport
 
 UNKNOWN_LICENCE = "not stated by the base model"
 
@@ -32,6 +28,27 @@ class Score:
     value: float
     low: float
     high: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportReport:
+    """What an export wrote, and how far it is from the embedder it came from."""
+
+    out: Path
+    model: str
+    dtype: str
+    attention: Attention
+    num_adapters: int
+    """LoRA folders that were merged into the weights."""
+    prompts: Mapping[str, str]
+    num_texts: int
+    """Texts compared between diffembed and plain sentence-transformers."""
+    largest_difference: float
+    """Of any component, vectors scaled to length 1."""
+    smallest_cosine: float
+    licence: str
+    num_scores: int
+    """Evaluation results named in the model card."""
 
 
 def read_scores(folder: Path) -> list[Score]:
@@ -77,16 +94,14 @@ def licence_of(embedder: Embedder) -> str:
 
 
 def write_card(
-    path: Path, embedder: Embedder, prompts: Mapping[str, str], scores: Sequence[Score], report: "ExportReport"
+    path: Path, embedder: Embedder, prompts: Mapping[str, str], scores: Sequence[Score], report: ExportReport
 ) -> None:
     """README.md with the front matter that model hubs read."""
     with atomic_file(path) as part:
         part.write_text("\n".join(_lines(embedder, prompts, scores, report)) + "\n", encoding="utf-8")
 
 
-def _lines(
-    embedder: Embedder, prompts: Mapping[str, str], scores: Sequence[Score], report: "ExportReport"
-) -> list[str]:
+def _lines(embedder: Embedder, prompts: Mapping[str, str], scores: Sequence[Score], report: ExportReport) -> list[str]:
     backbone = embedder.backbone
     family = backbone.config.model_type
     is_open = report.licence.lower() in ("apache-2.0", "mit")

@@ -5,7 +5,7 @@ there and compared before the folder gets its name.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from diffembed.backbones.registry import Attention
-from diffembed.embedding.card import Score, base_name, licence_of, read_scores, write_card
+from diffembed.embedding.card import ExportReport, Score, base_name, licence_of, read_scores, write_card
 from diffembed.embedding.embedder import Embedder
 from diffembed.embedding.pooling import POOLINGS
 from diffembed.errors import CheckpointError, ConfigError, MissingExtraError
@@ -53,27 +53,6 @@ class Pipeline:
     """False leaves the prompt's tokens out of the pooling."""
     opening: str
     """The beginning-of-text token as text; empty where the checkpoint has none."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ExportReport:
-    """What an export wrote, and how far it is from the embedder it came from."""
-
-    out: Path
-    model: str
-    dtype: str
-    attention: Attention
-    num_adapters: int
-    """LoRA folders that were merged into the weights."""
-    prompts: Mapping[str, str]
-    num_texts: int
-    """Texts compared between diffembed and plain sentence-transformers."""
-    largest_difference: float
-    """Of any component, vectors scaled to length 1."""
-    smallest_cosine: float
-    licence: str
-    num_scores: int
-    """Evaluation results named in the model card."""
 
 
 def export_embedder(
