@@ -31,10 +31,11 @@ from diffembed.training.settings import resolve_path
 GRAM_WORDS = 13
 MAX_COVER = 0.2
 """Share of a gold document's runs of 13 words that training may hold; the issue's bound."""
-MIN_QUERY_WORDS = 6
-"""A shorter query is a phrase that any running text may hold; it is looked for among whole row texts only."""
-MIN_LITERAL = 15
-"""Characters of a fixed part of a hidden sentence that are looked for; shorter parts are ordinary English."""
+MIN_QUERY_WORDS = 8
+"""A shorter query ("You do not need to worry.") is a phrase that any running text may hold; it is looked for among whole
+row texts only. Eight words as in `leakage.NGRAM_WORDS`."""
+MIN_LITERAL_WORDS = 6
+"""Words of a fixed part of a hidden sentence that are looked for; shorter parts are ordinary English."""
 PASSKEY_LITERALS = ("the pass key of",)
 BATCH_WORDS = 1_000_000
 SHOWN = 5
@@ -252,7 +253,7 @@ def _pairs(rows: Sequence[Triplet], tasks: Sequence[AnyTask]) -> Iterator[Findin
 def _templates(row_texts: Mapping[str, str], files: Sequence[Any]) -> Iterator[Finding]:
     """Rows and files that hold the sentences which passkey and needle tasks hide or ask."""
     parts = [part.strip().lower() for pair in FACTS for template in pair for part in template.split("{place}")]
-    literals = (*PASSKEY_LITERALS, *(part for part in parts if len(part) >= MIN_LITERAL))
+    literals = (*PASSKEY_LITERALS, *(part for part in parts if len(part.split()) >= MIN_LITERAL_WORDS))
     contents = [*row_texts.items()]
     contents += [
         (file.name, piece.text) for file in files for piece in read_documents(file, RowReport(source=file.name))
