@@ -2,12 +2,16 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
 from diffembed.cli.options import Json
 from diffembed.cli.printing import print_json, print_table
+
+if TYPE_CHECKING:
+    from diffembed.study.plan import StudyPlan
+    from diffembed.study.store import Store
 
 app = App(name="study", help="Compare ways of making an embedder, from a plan to a report.")
 
@@ -94,7 +98,7 @@ def status(plan: Path, /, *, accept_code: bool = False, set: Set = None, json: J
     _print_states(found, Store(found.name, accepts_code=accept_code), json=json)
 
 
-def _print_states(plan: "StudyPlan", store: "Store", *, json: bool) -> None:  # type: ignore[name-defined]  # noqa: F821
+def _print_states(plan: "StudyPlan", store: "Store", *, json: bool) -> None:
     from diffembed.study.run import node_rows
 
     rows = node_rows(plan, store)
@@ -110,3 +114,37 @@ def _print_states(plan: "StudyPlan", store: "Store", *, json: bool) -> None:  # 
         ],
         numbers=["minutes"],
     )
+
+
+def _print_costs(plan: "StudyPlan", *, json: bool) -> None:
+    from dataclasses import asdict
+
+    from diffembed.study.cost import arm_costs
+
+    costs = arm_costs(plan)
+    if json:
+        for cost in costs:
+            print_json({**asdict(cost), "flops": cost.flops, "num_seeds": len(plan.arms[cost.arm].seeds)})
+        return
+    columns = ["arm", "seeds", "read", "predicted", "tuned on", "PFLOP", "memory", "keys"]
+    print_table(
+        columns,
+        [
+            (
+                cost.arm,
+                len(plan.arms[cost.arm].seeds),
+                f"{cost.adapt_tokens / 1e6:.2f} M",
+                f"{cost.predicted_tokens / 1e6:.2f} M",
+                f"{cost.tune_tokens / 1e6:.2f} M",
+                f"{cost.flops / 1e15:,.2f}",
+                f"{cost.peak_bytes / 1e9:.1f} GB",
+                "-" if cost.keys_seen is None else f"{cost.keys_seen:,}",
+            )
+            for cost in costs
+        ],
+        numbers=columns[1:],
+    )
+    print("read, predicted: tokens of adaptation; tuned on: tokens of one seed; keys: what a token sees in a sliding")
+    print("layer, on one side where attention is causal and on both where it is bidirectional")
+    for note in dict.fromkeys(note for cost in costs for note in cost.notes):
+        print(f"note: {note}")

@@ -169,11 +169,16 @@ def find_contamination(
     names = list(row_texts)
     whole = {" ".join(found): "" for *_, found in tests}
     grams = _Wanted(length=GRAM_WORDS, hashes=_all_hashes(encoded, GRAM_WORDS))
-    for number, content in enumerate(row_texts.values()):
-        joined = " ".join(words(content))
-        if joined in whole and not whole[joined]:
-            whole[joined] = names[number]
-    for ids, owners in _stretches(enumerate(row_texts.values()), numbers):
+
+    def equal_noted() -> Iterator[tuple[int, list[str]]]:
+        for number, content in enumerate(row_texts.values()):
+            inside = words(content)
+            joined = " ".join(inside)
+            if joined in whole and not whole[joined]:
+                whole[joined] = names[number]
+            yield number, inside
+
+    for ids, owners in _stretches(equal_noted(), numbers):
         grams.look(ids, owners)
     # Running text has no whole texts to equal: queries are looked for as runs of their own length.
     queries = {
@@ -184,7 +189,7 @@ def find_contamination(
     num_text_words, files = 0, _text_files(text)
     for file in files:
         names.append(file.name)
-        pieces = ((len(names) - 1, piece.text) for piece in read_documents(file, RowReport(source=file.name)))
+        pieces = ((len(names) - 1, words(piece.text)) for piece in read_documents(file, RowReport(source=file.name)))
         for ids, owners in _stretches(pieces, numbers):
             num_text_words += len(ids)
             for wanted in (grams, long_queries, *queries.values()):
@@ -309,13 +314,12 @@ def _all_hashes(encoded: Iterable[Hashes], length: int) -> Hashes:
 
 
 def _stretches(
-    texts: Iterable[tuple[int, str]], numbers: _Numbers
+    texts: Iterable[tuple[int, list[str]]], numbers: _Numbers
 ) -> Iterator[tuple[Hashes, NDArray[np.int64]]]:
     """Many texts at a time as numbers, a 0 between two so that no run crosses; and the text of each word."""
     found: list[str] = []
     owners: list[int] = []
-    for owner, text in texts:
-        inside = words(text)
+    for owner, inside in texts:
         found += [*inside, ""]
         owners += [owner] * (len(inside) + 1)
         if len(found) >= BATCH_WORDS:
