@@ -120,10 +120,28 @@ def plan_values(folder: Path):
     }
 
 
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory):
+    """(plan, store) of one finished study, which tests must leave as it is."""
+    from diffembed.study.run import run_study
+
+    folder = tmp_path_factory.mktemp("whole")
+    write_data(folder / "data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DIFFEMBED_CACHE", str(folder / "cache"))
+        patch.chdir(folder)
+        plan = make_config(StudyPlan, plan_values(Path("data")))
+        store = Store("tiny", folder)
+        run_study(plan, store)
+    return plan, store
+
+
 @pytest.fixture
-def data(tmp_path):
-    write_data(tmp_path / "data")
-    return tmp_path / "data"
+def data(tmp_path, monkeypatch):
+    """The data folder `data` of the current one; every test sees the same relative paths, and so the same plan."""
+    monkeypatch.chdir(tmp_path)
+    write_data(Path("data"))
+    return Path("data")
 
 
 @pytest.fixture

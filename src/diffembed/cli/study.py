@@ -98,6 +98,49 @@ def status(plan: Path, /, *, accept_code: bool = False, set: Set = None, json: J
     _print_states(found, Store(found.name, accepts_code=accept_code), json=json)
 
 
+@app.command
+def report(
+    plan: Path,
+    /,
+    *,
+    out: Annotated[Path, Parameter(name=["--out", "-o"])] = Path("docs/study.md"),
+    html: Path = Path("report.html"),
+    set: Set = None,
+    json: Json = False,
+) -> None:
+    """Write the report of a study from its stored results.
+
+    Nothing is trained or encoded; nodes without a result are listed in it.
+
+    For example:
+        diffembed study report recipes/study/gemma-3-270m-small.yaml --out study.md
+
+    Parameters
+    ----------
+    plan
+        A YAML file.
+    out
+        The Markdown page.
+    html
+        The HTML page.
+    set
+        Set a field over the file: section.field=value; may be repeated.
+    json
+        Print one JSON line.
+    """
+    from diffembed.study.plan import load_plan
+    from diffembed.study.report import write_study
+    from diffembed.study.store import Store
+
+    found = load_plan(plan, set or [])
+    findings = write_study(found, Store(found.name), page=out, html=html, command=f"diffembed study report {plan}")
+    done, total = len(findings.graph) - len(findings.missing), len(findings.graph)
+    if json:
+        print_json({"page": str(out), "html": str(html), "done": done, "nodes": total})
+        return
+    print(f"{out}, {html}: {done} of {total} nodes have results")
+
+
 def _print_states(plan: "StudyPlan", store: "Store", *, json: bool) -> None:
     from diffembed.study.run import node_rows
 

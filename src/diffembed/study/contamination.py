@@ -32,8 +32,8 @@ GRAM_WORDS = 13
 MAX_COVER = 0.2
 """Share of a gold document's runs of 13 words that training may hold; the issue's bound."""
 MIN_QUERY_WORDS = 8
-"""A shorter query ("You do not need to worry.") is a phrase that any running text may hold; it is looked for among whole
-row texts only. Eight words as in `leakage.NGRAM_WORDS`."""
+"""A shorter query ("You do not need to worry.") is a phrase that any running text may hold; it is looked for among
+whole row texts only. Eight words as in `leakage.NGRAM_WORDS`."""
 MIN_LITERAL_WORDS = 6
 """Words of a fixed part of a hidden sentence that are looked for; shorter parts are ordinary English."""
 PASSKEY_LITERALS = ("the pass key of",)
@@ -313,9 +313,7 @@ def _all_hashes(encoded: Iterable[Hashes], length: int) -> Hashes:
     return np.unique(np.concatenate(found)) if found else np.empty(0, np.uint64)
 
 
-def _stretches(
-    texts: Iterable[tuple[int, list[str]]], numbers: _Numbers
-) -> Iterator[tuple[Hashes, NDArray[np.int64]]]:
+def _stretches(texts: Iterable[tuple[int, list[str]]], numbers: _Numbers) -> Iterator[tuple[Hashes, NDArray[np.int64]]]:
     """Many texts at a time as numbers, a 0 between two so that no run crosses; and the text of each word."""
     found: list[str] = []
     owners: list[int] = []

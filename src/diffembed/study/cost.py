@@ -4,9 +4,11 @@ Read `arm_costs`. Equal tokens are a control of the data, not of the compute: a 
 what it reads, a causal one nearly all of it. Knows nothing of results.
 """
 
+import json
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from diffembed.backbones.attention import window_reach
@@ -14,6 +16,7 @@ from diffembed.backbones.contract import layer_windows
 from diffembed.backbones.loading import locate
 from diffembed.backbones.registry import Attention, find_model
 from diffembed.errors import CheckpointError
+from diffembed.provenance import hash_config, write_json
 from diffembed.study.graph import make_graph
 from diffembed.study.plan import StudyPlan
 from diffembed.training.config import AdaptConfig, ObjectiveConfig, TrainConfig
@@ -184,3 +187,13 @@ def sliding_windows(name: str, shape: Shape) -> list[int | None]:
         except (OSError, ValueError, CheckpointError):
             return [None] * shape.layers
     return layer_windows(config, shape.layers)
+
+
+def keep_costs(plan: StudyPlan, folder: Path) -> None:
+    """Writes costs.json once per plan, so that a report needs neither rows nor tokenizer."""
+    path = folder / "costs.json"
+    key = hash_config([plan.backbone, plan.arms, plan.adaptation, plan.fine_tuning])
+    if path.is_file() and json.loads(path.read_text(encoding="utf-8"))["key"] == key:
+        return
+    arms = {cost.arm: {**asdict(cost), "flops": cost.flops} for cost in arm_costs(plan)}
+    write_json(path, {"key": key, "arms": arms})

@@ -111,7 +111,8 @@ def rate_probes(plan: StudyPlan) -> dict[Attention, dict[float, str]]:
     if rates is None:
         return {}
     return {
-        attention: {value: f"evaluate-rate-{attention}-{value:g}" for value in rates.values} for attention in rates.probes
+        attention: {value: f"evaluate-rate-{attention}-{value:g}" for value in rates.values}
+        for attention in rates.probes
     }
 
 

@@ -73,9 +73,9 @@ class AdaptationPlan:
 
     text: TextConfig
     """The text; max_tokens is the budget of each objective."""
-    batch: StepConfig = StepConfig()
+    batch: StepConfig = field(default_factory=StepConfig)
     """How much is read per step."""
-    lora: LoraConfig = LoraConfig(dropout=0.0)
+    lora: LoraConfig = field(default_factory=lambda: LoraConfig(dropout=0.0))
     """Low-rank adapters."""
     optimiser: OptimiserConfig = field(default_factory=lambda: OptimiserConfig(warmup_steps=20))
     """How weights move."""
@@ -109,15 +109,15 @@ class FineTuningPlan:
     """The rows."""
     num_steps: int
     """Steps of every run; > 0."""
-    batch: BatchConfig = BatchConfig()
+    batch: BatchConfig = field(default_factory=BatchConfig)
     """How much is read per step."""
-    loss: LossConfig = LossConfig()
+    loss: LossConfig = field(default_factory=LossConfig)
     """What is learnt."""
-    lora: LoraConfig = LoraConfig()
+    lora: LoraConfig = field(default_factory=LoraConfig)
     """Low-rank adapters."""
-    optimiser: OptimiserConfig = OptimiserConfig()
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     """How weights move; `learning_rates` of the plan stand in for learning_rate."""
-    template: TextTemplate = TextTemplate()
+    template: TextTemplate = field(default_factory=TextTemplate)
     """How texts are dressed; pools_instruction is a factor of the arms."""
     save_every_steps: int = 25
     """Steps between checkpoints, and what an interruption can cost; > 0."""
@@ -196,8 +196,11 @@ class FamilyPlan:
     """Skill -> tasks whose main measures are averaged; similarity tasks stand alone."""
     level: float = 0.95
     """Coverage of intervals, and one minus the level of the tests, in (0, 1)."""
+    margin: float = 0.02
+    """Where no advantage is claimed: the most the subject may fall behind and still count as no worse, in [0, 1)."""
 
     def __post_init__(self) -> None:
+        _check(0 <= self.margin < 1, f"margin is {self.margin}; it must lie in [0, 1)")
         _check(bool(self.controls) and bool(self.skills), "a family needs controls and skills")
         _check(self.subject not in self.controls, f"{self.subject} is compared with itself")
         _check(0 < self.level < 1, f"level is {self.level}; it must lie in (0, 1)")
@@ -275,9 +278,7 @@ class StudyPlan:
     def _check_control(self, name: str, arm: ArmConfig) -> None:
         assert arm.control is not None
         if arm.control not in self.arms:
-            raise UnknownNameError(
-                f"arms.{name}.control: {UnknownNameError.of('arm', arm.control, tuple(self.arms))}"
-            )
+            raise UnknownNameError(f"arms.{name}.control: {UnknownNameError.of('arm', arm.control, tuple(self.arms))}")
         _check(arm.control != name, f"arms.{name} is its own control")
         mine, theirs = self.factors(name), self.factors(arm.control)
         found = {factor for factor in FACTORS if mine[factor] != theirs[factor]}
@@ -286,7 +287,8 @@ class StudyPlan:
             values = ", ".join(f"{factor} ({mine[factor]} against {theirs[factor]})" for factor in more)
             raise ConfigError(
                 f"arms.{name} differs from its control {arm.control} in {values} besides what differs_in names "
-                f"({', '.join(arm.differs_in) or 'nothing'}); a comparison of the two would not tell which of them matters"
+                f"({', '.join(arm.differs_in) or 'nothing'}); "
+                "a comparison of the two would not tell which of them matters"
             )
         if fewer := [factor for factor in FACTORS if factor in said - found]:
             raise ConfigError(
@@ -345,6 +347,12 @@ def load_plan(path: Path | str, overrides: Sequence[str] = ()) -> StudyPlan:
         for task in tasks:
             if task not in known and all(suite in SUITES for suite in plan.evaluation.suites):
                 raise UnknownNameError(f"{path}: primary.skills.{skill}: {UnknownNameError.of('task', task, known)}")
+    for skill, tasks in plan.primary.skills.items():
+        if len(tasks) > 1 and (odd := [task for task in tasks if task.startswith("stsb")]):
+            raise ConfigError(
+                f"{path}: primary.skills.{skill}: {odd[0]} is a rank correlation over pairs, which has no mean over "
+                "queries to average with other tasks; give it a skill of its own"
+            )
     return plan
 
 

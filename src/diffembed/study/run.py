@@ -15,6 +15,7 @@ from typing import Any
 from diffembed.backbones.registry import Attention
 from diffembed.errors import ConfigError, UnknownNameError
 from diffembed.study.contamination import require_clean
+from diffembed.study.cost import keep_costs
 from diffembed.study.execute import execute
 from diffembed.study.graph import Graph, make_graph, rate_probes
 from diffembed.study.plan import StudyPlan
@@ -65,6 +66,7 @@ def run_study(
             node = graph[name]
             if not is_checked and node.kind in ("adapt", "train"):
                 require_clean(plan, store, notify)
+                keep_costs(plan, store.results)
                 is_checked = True
             with store.lock(name) as is_ours, _limited(deadline):
                 # Another process may have finished the node between the look and the lock.

@@ -1,6 +1,6 @@
 """Results of nodes on disk: what may be committed, under the keys of what it was made from.
 
-Read `Store.state`, then `Store.keep`. `results/<study>/<node>/node.json` is what makes a result whole; checkpoints, logs
+Read `Store.states`, then `Store.keep`. `results/<study>/<node>/node.json` is what makes a result whole; checkpoints
 and everything large stay under `runs/`. Knows nothing of how a node is computed.
 """
 
@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from diffembed.errors import CheckpointError, ConfigError, InputError
+from diffembed.errors import CheckpointError, ConfigError, InputError, UnknownNameError
 from diffembed.evaluation.results import load_result
 from diffembed.evaluation.scoring import TaskResult
 from diffembed.evaluation.suites import HAY_FILE, SUITES, data_folder, find_suite
@@ -120,7 +120,9 @@ class Store:
         assert node.parent is not None
         folder = self.results / node.parent / node.weights
         if not (folder / "embedder.json").is_file():
-            raise CheckpointError(f"the weights of {node.parent} are not in {folder}; run it again: --only {node.parent}")
+            raise CheckpointError(
+                f"the weights of {node.parent} are not in {folder}; run it again: --only {node.parent}"
+            )
         return folder
 
     def seconds_so_far(self, name: str) -> float | None:
@@ -128,7 +130,9 @@ class Store:
         clocks = sorted((self.runs / name).glob("*.seconds"), key=lambda path: path.stat().st_mtime_ns)
         return float(clocks[-1].read_text()) if clocks else None
 
-    def keep(self, node: Node, key: Mapping[str, Any], write: Callable[[Path], Mapping[str, Any]], seconds: float) -> None:
+    def keep(
+        self, node: Node, key: Mapping[str, Any], write: Callable[[Path], Mapping[str, Any]], seconds: float
+    ) -> None:
         """Puts a node's result in its place: `write` fills a folder and returns facts for the record."""
         place = self.results / node.name
         aside = self.results / f".{node.name}.new"
@@ -145,6 +149,11 @@ class Store:
         """Task -> result of an evaluate node."""
         folders = sorted((self.results / name).glob("*/*/result.json"))
         return {result.task: result for result in (load_result(path.parent) for path in folders)}
+
+    def directions_of(self, name: str) -> list[dict[str, Any]]:
+        """Rows of a direction node, as plain values."""
+        found: list[dict[str, Any]] = json.loads((self.results / name / "direction.json").read_text(encoding="utf-8"))
+        return found
 
     def is_locked(self, name: str) -> bool:
         """Whether a living process works on a node."""
@@ -175,7 +184,7 @@ def hash_inputs(node: Node) -> dict[str, str] | None:
     """Name as in the plan -> hash of every file and folder a node reads; None where one is not on this machine."""
     try:
         return {name: hash_path(path) for name, path in _inputs(node)}
-    except (ConfigError, InputError, FileNotFoundError):
+    except (ConfigError, InputError, UnknownNameError, FileNotFoundError):
         return None
 
 
