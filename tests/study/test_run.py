@@ -9,6 +9,7 @@ from diffembed.embedding.embedder import Embedder
 from diffembed.errors import ConfigError, InputError, UnknownNameError
 from diffembed.evaluation.results import load_result
 from diffembed.provenance import hash_file
+from diffembed.study import store as store_module
 from diffembed.study.graph import make_graph
 from diffembed.study.run import node_rows, run_study
 from diffembed.study.store import Store
@@ -76,14 +77,12 @@ def test_a_changed_arm_or_file_makes_only_its_descendants_stale(whole, make_plan
     stale = names(changed, store, "stale")
     assert stale == ran | {f"{kind}-{arm}-s0" for kind in ("train", "evaluate") for arm in ("ar-cpt", "diffusion")}
     # The code of evaluation is newer, that of training is not.
-    real = Store._change.__globals__["hash_code"]
-    monkeypatch.setitem(
-        Store._change.__globals__, "hash_code", lambda *m: "new" if m[0].endswith("evaluation.run") else real(*m)
-    )
-    assert {name.split("-")[0] for name in names(make_plan(), store, "stale")} == {"evaluate"}
-    accepting = Store("tiny", store.results.parents[1], accepts_code=True)
-    assert not names(make_plan(), accepting, "stale")
-    monkeypatch.undo()
+    real = store_module.hash_code
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, "hash_code", lambda *m: "new" if m[0].endswith("evaluation.run") else real(*m))
+        assert {name.split("-")[0] for name in names(make_plan(), store, "stale")} == {"evaluate"}
+        accepting = Store("tiny", store.results.parents[1], accepts_code=True)
+        assert not names(make_plan(), accepting, "stale")
     rows = data / "rows.jsonl"
     before = rows.read_text(encoding="utf-8")
     rows.write_text(before + '{"query": "one more row", "positive": "and its text"}\n', encoding="utf-8")
