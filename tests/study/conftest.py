@@ -131,9 +131,8 @@ def whole(tmp_path_factory):
         patch.setenv("DIFFEMBED_CACHE", str(folder / "cache"))
         patch.chdir(folder)
         plan = make_config(StudyPlan, plan_values(Path("data")))
-        store = Store("tiny", folder)
-        run_study(plan, store)
-    return plan, store
+        run_study(plan, Store("tiny"))
+    return plan, Store("tiny", folder)
 
 
 @pytest.fixture

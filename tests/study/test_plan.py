@@ -22,8 +22,8 @@ def test_the_shipped_plans_hold_and_have_twelve_primary_tests(name):
     assert len(trained) == sum(len(arm.seeds) for arm in plan.arms.values())
     # All arms share everything but the factors: with those taken out, one config is left per seed.
     for seed in {node.seed for node in trained}:
-        shared = {(repr(n.config.data), repr(n.config.loss), repr(n.config.batch), repr(n.config.run), repr(n.config.lora),
-                   repr(n.config.optimiser)) for n in trained if n.seed == seed}  # fmt: skip
+        sections = ("data", "loss", "batch", "run", "lora", "optimiser")
+        shared = {repr([getattr(n.config, name) for name in sections]) for n in trained if n.seed == seed}
         assert len(shared) == 1
 
 

@@ -12,7 +12,7 @@ from diffembed.evaluation.results import load_result, save_result
 from diffembed.evaluation.significance import Comparison, Interval, holm
 from diffembed.study import findings as findings_module
 from diffembed.study.claims import judge
-from diffembed.study.findings import Findings, Test, find
+from diffembed.study.findings import Findings, SkillTest, find
 from diffembed.study.report import write_study
 from diffembed.study.store import Store
 
@@ -94,7 +94,7 @@ def test_results_of_another_plan_are_not_reported(copied, make_plan):
 def made(skill, b, low, high, p_holm):
     interval = Interval(value=(low + high) / 2, low=low, high=high)
     comparison = Comparison(difference=interval, p_value=p_holm, num_queries=9, num_better=5, num_worse=4)
-    return Test(skill=skill, a="diffusion", b=b, comparison=comparison, p_holm=p_holm, num_seeds=(3, 3))
+    return SkillTest(skill=skill, a="diffusion", b=b, comparison=comparison, p_holm=p_holm, num_seeds=(3, 3))
 
 
 def verdicts(plan, *tests, untested=()):
@@ -123,8 +123,10 @@ def test_redrawn_seeds_widen_the_interval_of_a_correlation(copied):
     _, store = copied
     one = store.results_of("evaluate-bi-s0")
     other = store.results_of("evaluate-ar-cpt-s0")
-    noisy = replace(one["pairs"], per_query={**one["pairs"].per_query, "cosine": {
-        key: -value for key, value in one["pairs"].per_query["cosine"].items()}})  # fmt: skip
+    cosines = one["pairs"].per_query["cosine"]
+    # A second seed that is worse by far: its values belong to other pairs.
+    turned = dict(zip(cosines, sorted(cosines.values(), key=lambda value: -value), strict=True))
+    noisy = replace(one["pairs"], per_query={**one["pairs"].per_query, "cosine": turned})
     alone = findings_module.compare_skill([one], [other], ["pairs"], pair_seeds=False, level=0.95, seed=0)
     many = findings_module.compare_skill(
         [one, {"pairs": noisy}], [other], ["pairs"], pair_seeds=False, level=0.95, seed=0

@@ -7,7 +7,7 @@ disadvantage holds where every interval stays above minus the margin. Nothing he
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from diffembed.study.findings import Findings, Test
+from diffembed.study.findings import Findings, SkillTest
 
 CLAIMS = {
     "long": "embedders from diffusion models are better on long documents",
@@ -49,7 +49,7 @@ def judge(findings: Findings) -> list[Verdict]:
     return verdicts
 
 
-def _read(test: Test, *, parity: bool, margin: float, level: float) -> str:
+def _read(test: SkillTest, *, parity: bool, margin: float, level: float) -> str:
     """holds, fails or open."""
     interval = test.comparison.difference
     assert test.p_holm is not None
@@ -80,7 +80,7 @@ def _sum_up(readings: Sequence[str], is_incomplete: bool) -> str:
     return f"{verdict} (so far)" if is_incomplete else verdict
 
 
-def _sentence(test: Test, reading: str) -> str:
+def _sentence(test: SkillTest, reading: str) -> str:
     interval = test.comparison.difference
     low, high = 100 * interval.low, 100 * interval.high
     words = {

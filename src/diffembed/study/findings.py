@@ -34,7 +34,7 @@ Seeds = Sequence[Mapping[str, TaskResult]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Test:
+class SkillTest:
     """One arm minus another on one skill."""
 
     skill: str
@@ -66,10 +66,10 @@ class Findings:
     """Arm, baseline or adapted-only model -> results."""
     scores: Mapping[str, Mapping[str, Interval]]
     """System -> skill -> mean of the skill's tasks."""
-    primary: tuple[Test, ...]
+    primary: tuple[SkillTest, ...]
     untested: tuple[tuple[str, str], ...]
     """(skill, control) of the family that lack results; they count as p = 1 in the correction."""
-    exploratory: tuple[Test, ...]
+    exploratory: tuple[SkillTest, ...]
     directions: Mapping[str, Sequence[Mapping[str, Any]]]
     """Arm -> rows of its direction table."""
 
@@ -97,9 +97,9 @@ def find(plan: StudyPlan, store: Store) -> Findings:
         is_paired = [n.seed for n in _nodes(graph, a, current)] == [n.seed for n in _nodes(graph, b, current)]
         return compare_skill(systems[a], systems[b], tasks, pair_seeds=is_paired, level=level, seed=plan.seed)
 
-    def test(skill: str, a: str, b: str, found: Comparison, p_holm: float | None) -> Test:
+    def test(skill: str, a: str, b: str, found: Comparison, p_holm: float | None) -> SkillTest:
         counts = (len(systems[a]), len(systems[b]))
-        return Test(skill=skill, a=a, b=b, comparison=found, p_holm=p_holm, num_seeds=counts)
+        return SkillTest(skill=skill, a=a, b=b, comparison=found, p_holm=p_holm, num_seeds=counts)
 
     subject = plan.primary.subject
     family = {

@@ -11,7 +11,7 @@ from diffembed.evaluation.significance import Interval
 from diffembed.provenance import atomic_file
 from diffembed.study.claims import judge, p_text
 from diffembed.study.cost import predicted_share
-from diffembed.study.findings import Findings, Test, find, is_in_domain
+from diffembed.study.findings import Findings, SkillTest, find, is_in_domain
 from diffembed.study.page import Block, Heading, Items, Paragraph, Table, render_html, render_markdown
 from diffembed.study.plan import StudyPlan
 from diffembed.study.run import chosen_rates
@@ -130,7 +130,7 @@ def _primary(findings: Findings) -> list[Block]:
     ]
 
 
-def _test_row(findings: Findings, test: Test) -> list[str]:
+def _test_row(findings: Findings, test: SkillTest) -> list[str]:
     interval = test.comparison.difference
     mark = MARK if _domain_note(findings, test.skill) else ""
     return [
@@ -362,8 +362,8 @@ def _contamination(store: Store) -> list[Block]:
         Paragraph(
             f"{found['num_row_texts']:,} texts of training rows and {found['num_text_words']:,} words of adaptation "
             "text were compared with every test before any compute. A query, a (query, gold) pair, a gold document "
-            "of which more than a fifth of the runs of 13 words occur, or a passkey or needle sentence stops the study; gold "
-            "documents of in-domain sets are counted instead."
+            "of which more than a fifth of the runs of 13 words occur, or a passkey or needle sentence stops the "
+            "study; gold documents of in-domain sets are counted instead."
         ),
         Table(["task", "texts", "mean cover", "largest cover", "found"], rows),
     ]
