@@ -88,7 +88,7 @@ def prove(body: Any, family: FamilySpec, attention: Attention, kernel: str) -> V
     was_training = body.training
     body.eval()
     try:
-        windows = _windows(body.config, len(attention_modules(body, family)))
+        windows = layer_windows(body.config, len(attention_modules(body, family)))
         num_checks = 0
         lengths = sorted({PROBE_TOKENS, *(window + 4 for window in windows if window is not None)})
         for length in lengths:
@@ -110,7 +110,7 @@ def prove(body: Any, family: FamilySpec, attention: Attention, kernel: str) -> V
     )
 
 
-def _windows(config: Any, num_layers: int) -> list[int | None]:
+def layer_windows(config: Any, num_layers: int) -> list[int | None]:
     """Sliding window of each layer, `None` where it attends to everything."""
     window = getattr(config, "sliding_window", None)
     types = getattr(config, "layer_types", None)

@@ -46,6 +46,7 @@ COMMANDS = {
 """Verb -> import string of its function, first line of its docstring (a test compares them)."""
 
 NOUNS = {
+    "study": ("diffembed.cli.study:app", "Compare ways of making an embedder, from a plan to a report."),
     "reasonaug": ("diffembed.cli.reasonaug:app", "Make training rows for reasoning with any language model."),
 }
 """Noun -> import string of the app that holds its verbs, its help."""

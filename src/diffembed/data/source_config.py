@@ -61,6 +61,8 @@ class SourceConfig:
     """ReasonAug rows of the domains that train for one BRIGHT task."""
     exclude: str | None = None
     """File of values ({"concept": ...} per line); they and their texts leave as query, positive and negative."""
+    without_rows: tuple[str, ...] = ()
+    """Ids of rows that are left out, as a contamination check names them; each must be there."""
     min_negatives: int | None = None
     """Rows with fewer negatives are left out; none means 1 for reasonaug and msmarco_instructions, 0 elsewhere."""
     num_negatives: int = 15

@@ -89,6 +89,8 @@ def _load_set(config: SourceConfig, part: OpenSet, seed: int, data_root: Path, m
     reader = TripletReader(part.name, config.columns)
     report = reader.report
     triplets: Iterable[Triplet] = _triplets(config, part, reader, seed)
+    if config.without_rows:
+        triplets = _without_rows(config, list(triplets), report)
     if config.exclude is not None:
         triplets = _excluded(list(triplets), resolve(config.exclude, data_root), report)
     kept = _select(config, _filtered(config, triplets, report), report, seed)
@@ -113,6 +115,16 @@ def _triplets(config: SourceConfig, part: OpenSet, reader: TripletReader, seed: 
         elif config.instruction is not None and triplet.instruction is None:
             triplet = replace(triplet, instruction=config.instruction)
         yield triplet
+
+
+def _without_rows(config: SourceConfig, triplets: list[Triplet], report: RowReport) -> list[Triplet]:
+    ids = {triplet.id for triplet in triplets}
+    missing = [row for row in config.without_rows if row not in ids]
+    if missing and len(config.sets) == 1:
+        raise ConfigError(f"without_rows has no effect: {report.source} has no row {missing[0]!r}")
+    kept = [triplet for triplet in triplets if triplet.id not in config.without_rows]
+    report.filtered["without_rows"] += len(triplets) - len(kept)
+    return kept
 
 
 def _excluded(triplets: list[Triplet], path: Path, report: RowReport) -> list[Triplet]:

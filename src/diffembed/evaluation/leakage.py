@@ -79,10 +79,10 @@ def check_leakage(
     """
     if ngram_words < 2:
         raise ConfigError(f"ngram_words is {ngram_words}; it must be at least 2")
-    train_texts = dict(train) if isinstance(train, Mapping) else _texts_of_rows(train)
+    train_texts = dict(train) if isinstance(train, Mapping) else texts_of_rows(train)
     if not train_texts:
         raise EmptyInputError("there is no training text to check against")
-    test_texts = list(_texts_of_task(task))
+    test_texts = list(texts_of_task(task))
     test_words = [words(text) for _, _, text in test_texts]
     # Only runs that occur in the test set are remembered: training sets are the larger side.
     wanted = {run for found in test_words for run in _runs(found, ngram_words)}
@@ -154,10 +154,10 @@ def read_training_texts(path: Path) -> dict[str, str]:
     """Texts by id: of the rows of a file, of all row files of a folder, or the paragraphs of a text file."""
     if path.is_dir():
         sources = load_sources([SourceConfig(kind="folder", path=str(path))], seed=0)
-        return _texts_of_rows(row for source in sources.values() for row in source.triplets)
+        return texts_of_rows(row for source in sources.values() for row in source.triplets)
     if any(suffix in ROW_SUFFIXES for suffix in path.suffixes):
         sources = load_sources([SourceConfig(kind="rows", path=str(path))], seed=0)
-        return _texts_of_rows(row for source in sources.values() for row in source.triplets)
+        return texts_of_rows(row for source in sources.values() for row in source.triplets)
     text = b"".join(read_lines(path)).decode("utf-8", "replace")
     return {f"{path.name} paragraph {n}": part for n, part in enumerate(text.split("\n\n"), start=1) if part.strip()}
 
@@ -171,7 +171,8 @@ def _runs(found: Sequence[str], length: int) -> Iterable[tuple[str, ...]]:
     return (tuple(found[start : start + length]) for start in range(len(found) - length + 1))
 
 
-def _texts_of_rows(rows: Iterable[Triplet]) -> dict[str, str]:
+def texts_of_rows(rows: Iterable[Triplet]) -> dict[str, str]:
+    """Every text of training rows, by source, row and role."""
     texts: dict[str, str] = {}
     for row in rows:
         texts[f"{row.source}/{row.id} query"] = row.query
@@ -180,7 +181,7 @@ def _texts_of_rows(rows: Iterable[Triplet]) -> dict[str, str]:
     return texts
 
 
-def _texts_of_task(task: AnyTask) -> Iterable[tuple[str, str, str]]:
+def texts_of_task(task: AnyTask) -> Iterable[tuple[str, str, str]]:
     """(role, id, text) of what a training row must not hold: queries, gold documents, labelled and paired texts."""
     if isinstance(task, PairTask):
         for number, (left, right) in enumerate(zip(task.left, task.right, strict=True)):

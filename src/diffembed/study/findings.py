@@ -1,0 +1,229 @@
+"""From stored results to comparisons: the primary family with its tests, everything else, and what is missing.
+
+Read `find`. Only per-query values on disk are read; nothing is encoded or trained, and every draw is seeded.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffembed.evaluation.measures import ranks, spearman
+from diffembed.evaluation.scoring import TaskResult
+from diffembed.evaluation.significance import (
+    Comparison,
+    Interval,
+    compare_statistic,
+    compare_tasks,
+    holm,
+    scores_interval,
+)
+from diffembed.evaluation.suites import SUITES
+from diffembed.study.graph import Graph, Node, make_graph
+from diffembed.study.plan import StudyPlan
+from diffembed.study.run import chosen_rates
+from diffembed.study.store import Store
+
+NUM_REDRAWS = 1_000
+"""Of a rank correlation, which is computed anew for each; means over queries take significance.NUM_RESAMPLES."""
+Floats = NDArray[np.float64]
+Seeds = Sequence[Mapping[str, TaskResult]]
+"""Task -> result, one mapping per fine-tuning seed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SkillTest:
+    """One arm minus another on one skill."""
+
+    skill: str
+    a: str
+    b: str
+    comparison: Comparison
+    p_holm: float | None
+    """Corrected over the whole primary family; None for an exploratory test."""
+    num_seeds: tuple[int, int]
+    """Seeds of a and of b that have results."""
+
+    @property
+    def is_single(self) -> bool:
+        """True where a side has one seed: its interval knows nothing of another run of the same training."""
+        return min(self.num_seeds) == 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """Everything a report says, before words."""
+
+    plan: StudyPlan
+    graph: Graph
+    records: Mapping[str, Mapping[str, Any]]
+    """Node -> record of every current result."""
+    missing: tuple[str, ...]
+    """Nodes without a result that fits the plan."""
+    systems: Mapping[str, Seeds]
+    """Arm, baseline or adapted-only model -> results."""
+    scores: Mapping[str, Mapping[str, Interval]]
+    """System -> skill -> mean of the skill's tasks."""
+    primary: tuple[SkillTest, ...]
+    untested: tuple[tuple[str, str], ...]
+    """(skill, control) of the family that lack results; they count as p = 1 in the correction."""
+    exploratory: tuple[SkillTest, ...]
+    directions: Mapping[str, Sequence[Mapping[str, Any]]]
+    """Arm -> rows of its direction table."""
+
+
+def find(plan: StudyPlan, store: Store) -> Findings:
+    """Reads all current results of a study and compares them."""
+    graph = make_graph(plan, chosen_rates(plan, store))
+    current = {name: record for name in graph if store.is_current(graph, name) and (record := store.record(name))}
+    systems = _systems(graph, current, store)
+    skills, level = plan.primary.skills, plan.primary.level
+    scores = {
+        name: {
+            skill: score_skill(seeds, tasks, level=level, seed=plan.seed)
+            for skill, tasks in skills.items()
+            if _has(seeds, tasks)
+        }
+        for name, seeds in systems.items()
+    }
+
+    def compare(skill: str, a: str, b: str) -> Comparison | None:
+        tasks = skills[skill]
+        if not (_has(systems.get(a, ()), tasks) and _has(systems.get(b, ()), tasks)):
+            return None
+        # The same seeds mean the same order of rows: a lucky order is then lucky for both.
+        is_paired = [n.seed for n in _nodes(graph, a, current)] == [n.seed for n in _nodes(graph, b, current)]
+        return compare_skill(systems[a], systems[b], tasks, pair_seeds=is_paired, level=level, seed=plan.seed)
+
+    def test(skill: str, a: str, b: str, found: Comparison, p_holm: float | None) -> SkillTest:
+        counts = (len(systems[a]), len(systems[b]))
+        return SkillTest(skill=skill, a=a, b=b, comparison=found, p_holm=p_holm, num_seeds=counts)
+
+    subject = plan.primary.subject
+    family = {
+        (skill, control): compare(skill, subject, control) for skill in skills for control in plan.primary.controls
+    }
+    p_values = {"\0".join(key): 1.0 if found is None else found.p_value for key, found in family.items()}
+    corrected = holm(p_values)
+    planned = set(family)
+    others = [
+        (skill, name, arm.control)
+        for name, arm in plan.arms.items()
+        if arm.control is not None
+        for skill in skills
+        if not (name == subject and (skill, arm.control) in planned)
+        and not (arm.control == subject and (skill, name) in planned)
+    ]
+    others += [(skill, subject, name) for name in plan.evaluation.baselines for skill in skills]
+    exploratory = [(key, found) for key in others if (found := compare(*key)) is not None]
+    return Findings(
+        plan=plan,
+        graph=graph,
+        records=current,
+        missing=tuple(name for name in graph if name not in current),
+        systems=systems,
+        scores=scores,
+        primary=tuple(
+            test(skill, subject, control, found, corrected[f"{skill}\0{control}"])
+            for (skill, control), found in family.items()
+            if found is not None
+        ),
+        untested=tuple(key for key, found in family.items() if found is None),
+        exploratory=tuple(test(skill, a, b, found, None) for (skill, a, b), found in exploratory),
+        directions={
+            node.arm: store.directions_of(name)
+            for name, node in graph.items()
+            if node.kind == "direction" and name in current
+        },
+    )
+
+
+def score_skill(seeds: Seeds, tasks: Sequence[str], *, level: float, seed: int) -> Interval:
+    """The mean over tasks and seeds with its interval."""
+    first = seeds[0][tasks[0]]
+    if first.kind == "similarity":
+        gold, cosines = _pairs(seeds, tasks[0])
+        drawn = _redrawn(gold, cosines, None, seed)
+        value = float(np.mean([spearman(gold, row) for row in cosines]))
+        return _interval(value, drawn - drawn.mean() + value, level)
+    values = [[one[task].per_query[one[task].main] for one in seeds] for task in tasks]
+    return scores_interval(*values, level=level, seed=seed)
+
+
+def compare_skill(a: Seeds, b: Seeds, tasks: Sequence[str], *, pair_seeds: bool, level: float, seed: int) -> Comparison:
+    """a minus b on a skill, over seeds and queries."""
+    if a[0][tasks[0]].kind == "similarity":
+        return _compare_correlations(a, b, tasks[0], level=level, seed=seed)
+    sides = [[[one[task].per_query[one[task].main] for one in side] for task in tasks] for side in (a, b)]
+    return compare_tasks(sides[0], sides[1], pair_seeds=pair_seeds, level=level, seed=seed)
+
+
+def is_in_domain(plan: StudyPlan, task: str) -> bool:
+    """Whether training rows of the same kind exist."""
+    return any(
+        spec.name == task and spec.in_domain for suite in plan.evaluation.suites if suite in SUITES
+        for spec in SUITES[suite].tasks
+    )  # fmt: skip
+
+
+def _systems(graph: Graph, current: Mapping[str, Any], store: Store) -> dict[str, Seeds]:
+    arms = dict.fromkeys(node.arm for node in graph.values() if node.kind == "evaluate" and node.arm)
+    found = {arm: [store.results_of(node.name) for node in _nodes(graph, arm, current)] for arm in arms}
+    return {arm: seeds for arm, seeds in found.items() if seeds}
+
+
+def _nodes(graph: Graph, arm: str, current: Mapping[str, Any]) -> list[Node]:
+    return [n for n in graph.values() if n.kind == "evaluate" and n.arm == arm and n.name in current]
+
+
+def _has(seeds: Seeds, tasks: Sequence[str]) -> bool:
+    return bool(seeds) and all(task in one for one in seeds for task in tasks)
+
+
+def _pairs(seeds: Seeds, task: str) -> tuple[Floats, Floats]:
+    """(gold [Q], cosines [S, Q]) of a similarity task."""
+    gold = seeds[0][task].per_query["gold"]
+    cosines = [[one[task].per_query["cosine"][key] for key in gold] for one in seeds]
+    return np.asarray(list(gold.values()), np.float64), np.asarray(cosines, np.float64)
+
+
+def _compare_correlations(a: Seeds, b: Seeds, task: str, *, level: float, seed: int) -> Comparison:
+    gold, a_SQ = _pairs(a, task)
+    _, b_SQ = _pairs(b, task)
+    # Which system is better on the pairs: each system is the mean of its seeds' ranks.
+    tested = compare_statistic(spearman, gold, np.mean([ranks(row) for row in a_SQ], 0),
+                               np.mean([ranks(row) for row in b_SQ], 0), level=level, num_resamples=NUM_REDRAWS,
+                               seed=seed)  # fmt: skip
+    value = float(np.mean([spearman(gold, row) for row in a_SQ]) - np.mean([spearman(gold, row) for row in b_SQ]))
+    return Comparison(
+        difference=_interval(value, _redrawn(gold, a_SQ, b_SQ, seed), level),
+        p_value=tested.p_value,
+        num_queries=tested.num_queries,
+        num_better=tested.num_better,
+        num_worse=tested.num_worse,
+    )
+
+
+def _redrawn(gold: Floats, a_SQ: Floats, b_SQ: Floats | None, seed: int) -> Floats:
+    """Mean correlation of a (minus b) over redrawn pairs and redrawn seeds."""
+    rng = np.random.default_rng(seed)
+    drawn = []
+    while len(drawn) < NUM_REDRAWS:
+        places = rng.integers(0, len(gold), len(gold))
+        if np.ptp(gold[places]) == 0:
+            continue
+        total = 0.0
+        for sign, side in ((1, a_SQ), (-1, b_SQ)):
+            if side is not None:
+                chosen = rng.integers(0, len(side), len(side))
+                by_seed = {int(one): spearman(gold[places], side[one][places]) for one in set(chosen.tolist())}
+                total += sign * float(np.mean([by_seed[int(one)] for one in chosen]))
+        drawn.append(total)
+    return np.asarray(drawn)
+
+
+def _interval(value: float, drawn: Floats, level: float) -> Interval:
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(value=value, low=float(low), high=float(high), level=level)

@@ -1,0 +1,280 @@
+"""From a plan to nodes: adapt, then train, then evaluate and direction; each with all that its result depends on.
+
+Read `make_graph`. A node's config holds no path of this machine; what it reads is named by the node it comes from.
+Knows nothing of the disk.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from diffembed.backbones.registry import Attention
+from diffembed.provenance import hash_config
+from diffembed.study.plan import Objective, StudyPlan
+from diffembed.training.config import AdaptConfig, ModelConfig, ObjectiveConfig, RunConfig, TrainConfig
+
+Kind = Literal["adapt", "train", "evaluate", "direction"]
+PLACE = "-"
+"""Stands in a config for the folder of the run, which is no part of what it computes."""
+CODE: Mapping[Kind, tuple[str, ...]] = {
+    "adapt": ("diffembed.training.adapt",),
+    "train": ("diffembed.training.contrast",),
+    "evaluate": ("diffembed.evaluation.run",),
+    "direction": ("diffembed.analysis.direction",),
+}
+"""Kind -> modules whose code makes the result."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig:
+    """What a model is scored on, and how it is read."""
+
+    suites: Mapping[str, tuple[str, ...]]
+    """Suite -> tasks, empty for all."""
+    system: str | None
+    """Name of a baseline; None for the model of the node before."""
+    max_tokens: int | None
+    counted_by: str
+    dtype: str
+    seed: int
+    num_ranges: int | None = None
+    """Ranges of layers of a direction node."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """One piece of compute whose result is kept."""
+
+    name: str
+    kind: Kind
+    config: AdaptConfig | TrainConfig | ScoreConfig
+    parent: str | None = None
+    """Node whose model it starts from."""
+    weights: str = "model"
+    """Folder of that model in the parent's result."""
+    waits_for: tuple[str, ...] = ()
+    """Nodes that must be done because the config follows from their results."""
+    kept_steps: tuple[int, ...] = ()
+    """Steps of an adaptation whose models are kept besides the last."""
+    arm: str = ""
+    """The arm of a train, evaluate or direction node; empty where there is none."""
+    seed: int | None = None
+    """Fine-tuning seed of the arm."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Every node that must be done before."""
+        return (*([self.parent] if self.parent else []), *self.waits_for)
+
+
+Graph = Mapping[str, Node]
+"""Name -> node, parents first."""
+
+
+def config_key(graph: Graph, name: str) -> str:
+    """Hash of a node's config and of the configs it builds on: equal plans give equal keys on every machine."""
+    node = graph[name]
+    before = None if node.parent is None else [node.weights, config_key(graph, node.parent)]
+    return hash_config({"kind": node.kind, "config": node.config, "parent": before, "kept": list(node.kept_steps)})
+
+
+def ancestors(graph: Graph, name: str) -> list[str]:
+    """All nodes that a node needs, near and far, in the order they are made."""
+    found: set[str] = set()
+    waiting = list(graph[name].needs)
+    while waiting:
+        other = waiting.pop()
+        if other not in found:
+            found.add(other)
+            waiting += graph[other].needs
+    return [other for other in graph if other in found]
+
+
+def make_graph(plan: StudyPlan, rates: Mapping[Attention, float] | None = None) -> dict[str, Node]:
+    """Every node of a study. rates: attention -> learning rate chosen so far; runs of other attentions wait."""
+    nodes = [*_adaptations(plan), *_rate_probes(plan), *_arms(plan, rates or {}), *_curve(plan, rates or {})]
+    nodes += _baselines(plan)
+    order: Mapping[Kind, int] = {"adapt": 0, "train": 1, "evaluate": 2, "direction": 3}
+    probes = {node.name for node in _rate_probes(plan)}
+    nodes.sort(key=lambda node: (node.kind != "adapt", node.name not in probes, order[node.kind]))
+    return {node.name: node for node in nodes}
+
+
+def adaptation_name(objective: Objective) -> str:
+    """Node of an objective."""
+    return f"adapt-{objective}"
+
+
+def rate_probes(plan: StudyPlan) -> dict[Attention, dict[float, str]]:
+    """Attention -> learning rate -> the node that scores it."""
+    rates = plan.learning_rates
+    if rates is None:
+        return {}
+    return {
+        attention: {value: f"evaluate-rate-{attention}-{value:g}" for value in rates.values}
+        for attention in rates.probes
+    }
+
+
+def _adaptations(plan: StudyPlan) -> list[Node]:
+    settings = plan.adaptation
+    if settings is None:
+        return []
+    backbone = next(plan.factors(name)["backbone"] for name, arm in plan.arms.items() if arm.objective != "none")
+    nodes = []
+    for objective in plan.objectives:
+        kept = ()
+        if plan.curve is not None and plan.arms[plan.curve.arm].objective == objective:
+            kept = plan.curve.at_steps
+        config = AdaptConfig(
+            model=_model(plan, backbone, None, "mean"),
+            text=settings.text,
+            objective=ObjectiveConfig(kind=objective),  # type: ignore[arg-type]
+            lora=settings.lora,
+            batch=settings.batch,
+            optimiser=settings.optimiser,
+            measure_every_steps=settings.measure_every_steps,
+            run=RunConfig(
+                output=PLACE,
+                seed=settings.seed,
+                schedule_steps=settings.num_steps,
+                save_every_steps=settings.save_every_steps,
+                # Checkpoints of the curve must still be there at the end.
+                keep_checkpoints=max(2, settings.num_steps // settings.save_every_steps + 1) if kept else 2,
+                log_every_steps=5,
+            ),
+        )
+        nodes.append(Node(name=adaptation_name(objective), kind="adapt", config=config, kept_steps=kept))
+    if plan.evaluation.adapted_only:
+        nodes += [
+            _evaluate(plan, f"evaluate-adapted-{objective}", adaptation_name(objective), arm=f"adapted-{objective}")
+            for objective in plan.objectives
+        ]
+    return nodes
+
+
+def _arms(plan: StudyPlan, rates: Mapping[Attention, float]) -> list[Node]:
+    nodes = []
+    for name, arm in plan.arms.items():
+        rate, waits_for = _rate(plan, arm.attention, rates)
+        for seed in arm.seeds:
+            train = _train(plan, name, seed, rate, waits_for)
+            nodes += [train, _evaluate(plan, f"evaluate-{name}-s{seed}", train.name, arm=name, seed=seed)]
+            if plan.direction is not None and name in plan.direction.arms and seed == arm.seeds[0]:
+                direction = _score(plan, plan.direction.suites, num_ranges=plan.direction.num_ranges)
+                nodes.append(
+                    Node(name=f"direction-{name}", kind="direction", config=direction, parent=train.name, arm=name,
+                         seed=seed)
+                )  # fmt: skip
+    return nodes
+
+
+def _curve(plan: StudyPlan, rates: Mapping[Attention, float]) -> list[Node]:
+    if plan.curve is None:
+        return []
+    name, nodes = plan.curve.arm, []
+    arm = plan.arms[name]
+    rate, waits_for = _rate(plan, arm.attention, rates)
+    for step in plan.curve.at_steps:
+        train = replace(
+            _train(plan, name, arm.seeds[0], rate, waits_for),
+            name=f"train-{name}@{step}",
+            weights=f"model-{step}",
+            arm=f"{name}@{step}",
+        )
+        nodes += [train, _evaluate(plan, f"evaluate-{name}@{step}", train.name, arm=train.arm, seed=arm.seeds[0])]
+    return nodes
+
+
+def _rate_probes(plan: StudyPlan) -> list[Node]:
+    rates = plan.learning_rates
+    if rates is None:
+        return []
+    nodes = []
+    for attention, by_value in rate_probes(plan).items():
+        arm = rates.probes[attention]
+        for value, name in by_value.items():
+            train = replace(
+                _train(plan, arm, plan.arms[arm].seeds[0], value, ()), name=name.replace("evaluate-", "train-"), arm=""
+            )
+            nodes += [
+                train,
+                Node(name=name, kind="evaluate", config=_score(plan, rates.suites), parent=train.name),
+            ]
+    return nodes
+
+
+def _baselines(plan: StudyPlan) -> list[Node]:
+    return [
+        Node(
+            name=f"evaluate-{system.replace(':', '-').replace('/', '-')}",
+            kind="evaluate",
+            config=_score(plan, plan.evaluation.suites, system=system),
+            arm=system,
+        )
+        for system in plan.evaluation.baselines
+    ]
+
+
+def _rate(
+    plan: StudyPlan, attention: Attention, rates: Mapping[Attention, float]
+) -> tuple[float | None, tuple[str, ...]]:
+    """(learning rate or None while it is not chosen, nodes that decide it)."""
+    if plan.learning_rates is None:
+        return plan.fine_tuning.optimiser.learning_rate, ()
+    return rates.get(attention), tuple(rate_probes(plan)[attention].values())
+
+
+def _train(plan: StudyPlan, name: str, seed: int, rate: float | None, waits_for: tuple[str, ...]) -> Node:
+    arm, shared, factors = plan.arms[name], plan.fine_tuning, plan.factors(name)
+    optimiser = shared.optimiser if rate is None else replace(shared.optimiser, learning_rate=rate)
+    config = TrainConfig(
+        model=_model(plan, factors["backbone"], arm.attention, arm.pooling),
+        data=shared.data,
+        loss=shared.loss,
+        lora=shared.lora,
+        batch=shared.batch,
+        optimiser=optimiser,
+        template=replace(shared.template, pools_instruction=arm.pools_instruction),
+        run=RunConfig(
+            output=PLACE,
+            seed=seed,
+            schedule_steps=factors["num_steps"],
+            save_every_steps=shared.save_every_steps,
+            log_every_steps=5,
+        ),
+    )
+    parent = None if arm.objective == "none" else adaptation_name(arm.objective)
+    return Node(
+        name=f"train-{name}-s{seed}", kind="train", config=config, parent=parent, waits_for=waits_for, arm=name,
+        seed=seed,
+    )  # fmt: skip
+
+
+def _evaluate(plan: StudyPlan, name: str, parent: str, *, arm: str, seed: int | None = None) -> Node:
+    return Node(
+        name=name, kind="evaluate", config=_score(plan, plan.evaluation.suites), parent=parent, arm=arm, seed=seed
+    )
+
+
+def _score(plan: StudyPlan, suites: Mapping[str, tuple[str, ...]], **settings: Any) -> ScoreConfig:
+    evaluation = plan.evaluation
+    return ScoreConfig(
+        suites=suites,
+        system=settings.pop("system", None),
+        max_tokens=evaluation.max_tokens,
+        counted_by=evaluation.counted_by,
+        dtype=plan.dtype,
+        seed=plan.seed,
+        **settings,
+    )
+
+
+def _model(plan: StudyPlan, backbone: str, attention: Attention | None, pooling: str) -> ModelConfig:
+    return ModelConfig(
+        name=backbone,
+        attention=attention,
+        pooling=pooling,
+        dtype=plan.dtype,
+        gradient_checkpointing=plan.gradient_checkpointing,
+    )

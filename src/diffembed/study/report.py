@@ -1,0 +1,387 @@
+"""The report of a study, made from stored results alone: no training, no encoding, no date.
+
+Read `write_study`, then `make_blocks`. Every number and every verdict follows from `findings` and `claims`.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from diffembed.evaluation.significance import Interval
+from diffembed.provenance import atomic_file
+from diffembed.study.claims import judge, p_text
+from diffembed.study.cost import predicted_share
+from diffembed.study.findings import Findings, SkillTest, find, is_in_domain
+from diffembed.study.page import Block, Heading, Items, Paragraph, Table, render_html, render_markdown
+from diffembed.study.plan import StudyPlan
+from diffembed.study.run import chosen_rates
+from diffembed.study.store import Store
+from diffembed.training.config import AdaptConfig
+
+MARK = " \\*"
+SINGLE = " (one seed)"
+
+
+def write_study(plan: StudyPlan, store: Store, *, page: Path | str, html: Path | str, command: str) -> Findings:
+    """Writes the Markdown page and the HTML page; equal results give equal bytes. command: how to make them again."""
+    findings = find(plan, store)
+    blocks = make_blocks(findings, store, command=command)
+    for path, text in (
+        (page, render_markdown(blocks)),
+        (html, render_html(blocks, title=f"diffembed study {plan.name}")),
+    ):
+        with atomic_file(path) as part:
+            part.write_text(text, encoding="utf-8")
+    return findings
+
+
+def make_blocks(findings: Findings, store: Store, *, command: str) -> list[Block]:
+    """The whole page."""
+    return [
+        Heading(f"The study: {findings.plan.name}", level=1),
+        Paragraph(_what_it_is(findings.plan)),
+        Paragraph(f"This page is generated from the stored per-query results: `{command}`"),
+        *_missing(findings),
+        *_claims(findings),
+        *_primary(findings),
+        *_systems(findings),
+        *_tasks(findings),
+        *_lengths(findings),
+        *_directions(findings),
+        *_curve(findings),
+        *_exploratory(findings),
+        *_rates(findings, store),
+        *_cost(findings, store),
+        *_contamination(store),
+    ]
+
+
+def _what_it_is(plan: StudyPlan) -> str:
+    adaptation = plan.adaptation
+    tokens = 0 if adaptation is None else adaptation.num_steps * adaptation.step_tokens
+    adapted = (
+        f"{tokens / 1e6:.2f} million tokens of adaptation for each objective, "
+        f"{'low-rank adapters of rank ' + str(adaptation.lora.rank)}, " if adaptation is not None else ""
+    )  # fmt: skip
+    seeds = [len(arm.seeds) for arm in plan.arms.values()]
+    times = f"{min(seeds)}" if min(seeds) == max(seeds) else f"{min(seeds)} to {max(seeds)}"
+    return (
+        f"This study is small and controlled: one network ({plan.backbone}), {adapted}"
+        f"{plan.fine_tuning.num_steps} steps of fine-tuning on the same rows in the same order, {times} seeds an arm. "
+        "It tests the *objective* at the scale of low-rank adapters, not 580 billion tokens of diffusion pre-training "
+        "as the 7B models of arXiv 2505.15045 had; a difference that is absent here may still come with scale, and one "
+        "that is found here needs no scale."
+    )
+
+
+def _missing(findings: Findings) -> list[Block]:
+    if not findings.missing:
+        return []
+    names = ", ".join(f"`{name}`" for name in findings.missing)
+    return [
+        Paragraph(
+            f"**Not finished:** {len(findings.missing)} of {len(findings.graph)} nodes have no result that fits the "
+            f"plan, and nothing below stands in for them: {names}."
+        )
+    ]
+
+
+def _claims(findings: Findings) -> list[Block]:
+    blocks: list[Block] = [Heading("What holds of the paper's claims")]
+    for verdict in judge(findings):
+        mark = _domain_note(findings, verdict.skill)
+        blocks += [
+            Paragraph(f"**{verdict.skill}**{mark}: that {verdict.claim} {verdict.verdict}."),
+            Items(verdict.reasons),
+        ]
+    family = findings.plan.primary
+    blocks.append(
+        Paragraph(
+            "Rules, fixed before any result: an advantage holds where every comparison has its "
+            f"{_percent(family.level)} interval above zero and a Holm-corrected p below {1 - family.level:.2f}; parity "
+            f"holds where no interval reaches {100 * family.margin:.1f} points behind. Everything else is undecided, "
+            "and the interval says what remains possible."
+        )
+    )
+    return blocks
+
+
+def _domain_note(findings: Findings, skill: str) -> str:
+    marked = [task for task in findings.plan.primary.skills[skill] if is_in_domain(findings.plan, task)]
+    return f" (in-domain: {', '.join(marked)})" if marked else ""
+
+
+def _primary(findings: Findings) -> list[Block]:
+    family = findings.plan.primary
+    num_tests = len(family.controls) * len(family.skills)
+    rows = [_test_row(findings, test) for test in findings.primary]
+    rows += [
+        [skill, f"{family.subject} - {control}", "no result", "-", "-", "-", "-"]
+        for skill, control in findings.untested
+    ]
+    return [
+        Heading("The primary family"),
+        Paragraph(
+            f"`{family.subject}` against {', '.join(f'`{name}`' for name in family.controls)}: {num_tests} paired "
+            "tests, Holm-corrected together. Points of 100; intervals redraw queries, and seeds "
+            "where there are several."
+        ),
+        Table(["skill", "difference", "points", f"{_percent(family.level)} interval", "p", "Holm p", "queries"], rows),
+    ]
+
+
+def _test_row(findings: Findings, test: SkillTest) -> list[str]:
+    interval = test.comparison.difference
+    mark = MARK if _domain_note(findings, test.skill) else ""
+    return [
+        test.skill + mark,
+        f"{test.a} - {test.b}" + (SINGLE if test.is_single else ""),
+        f"{100 * interval.value:+.1f}",
+        f"{100 * interval.low:+.1f} to {100 * interval.high:+.1f}",
+        p_text(test.comparison.p_value),
+        p_text(test.p_holm),
+        f"{test.comparison.num_queries:,}",
+    ]
+
+
+def _systems(findings: Findings) -> list[Block]:
+    skills = list(findings.plan.primary.skills)
+    rows = []
+    for name, seeds in findings.systems.items():
+        by_skill = findings.scores[name]
+        rows.append([name, str(len(seeds)), *(_score(by_skill.get(skill)) for skill in skills)])
+    columns = [skill + (MARK if _domain_note(findings, skill) else "") for skill in skills]
+    return [
+        Heading("Every system"),
+        Paragraph(
+            "Mean over the tasks of a skill and over seeds, with its interval; `-` where a system has no such score. "
+            f"{MARK.strip()} in-domain: training rows of the same kind exist."
+        ),
+        Table(["system", "seeds", *columns], rows),
+    ]
+
+
+def _tasks(findings: Findings) -> list[Block]:
+    tasks = list(dict.fromkeys(task for seeds in findings.systems.values() for one in seeds for task in one))
+    rows = []
+    for task in tasks:
+        found = {name: [one[task] for one in seeds if task in one] for name, seeds in findings.systems.items()}
+        main = next(results[0].main for results in found.values() if results)
+        cut = max(
+            (result.truncated_fraction or 0.0 for results in found.values() for result in results), default=0.0
+        )  # fmt: skip
+        values = [f"{100 * _mean([r.value for r in results]):.1f}" if results else "-" for results in found.values()]
+        mark = MARK if is_in_domain(findings.plan, task) else ""
+        rows.append([task + mark, main, f"{100 * cut:.0f} %", *values])
+    if not rows:
+        return []
+    return [
+        Heading("Every task"),
+        Paragraph(
+            "Points of 100, mean over seeds; cut: the largest share of documents that a system did not read whole."
+        ),
+        Table(["task", "measure", "cut", *findings.systems], rows),
+    ]
+
+
+def _lengths(findings: Findings) -> list[Block]:
+    """Passkey and needle by tokens per document."""
+    found: dict[tuple[str, int], dict[str, float]] = {}
+    for name, seeds in findings.systems.items():
+        for task in dict.fromkeys(task for one in seeds for task in one):
+            family, _, length = task.rpartition("-")
+            if family in ("passkey", "needle") and length.isdigit():
+                values = [one[task].value for one in seeds if task in one]
+                found.setdefault((family, int(length)), {})[name] = _mean(values)
+    if not found:
+        return []
+    rows = [
+        [f"{family} {length:,}", *(f"{100 * by[name]:.1f}" if name in by else "-" for name in findings.systems)]
+        for (family, length), by in sorted(found.items(), key=lambda item: (item[0][0] != "passkey", item[0][1]))
+    ]
+    return [
+        Heading("Accuracy by length of the document"),
+        Paragraph("Accuracy@1 in points of 100, by tokens per document."),
+        Table(["task", *findings.systems], rows),
+    ]
+
+
+def _directions(findings: Findings) -> list[Block]:
+    rows = []
+    for arm, found in findings.directions.items():
+        for row in found:
+            against = row["against_trained"]
+            change = "-"
+            if against is not None:
+                interval = Interval(**against["difference"])
+                change = f"{100 * interval.value:+.1f} ({100 * interval.low:+.1f} to {100 * interval.high:+.1f})"
+            score = 100 * row["score"]["value"]
+            rows.append([arm, row["task"], row["variant"], f"{score:.1f}", change, p_text(row["p_holm"])])
+    if not rows:
+        return []
+    return [
+        Heading("Attention removed at test time"),
+        Paragraph(
+            "Each trained network as it is, causal (no token sees a later one) and anti-causal (none sees an earlier "
+            "one); nothing is trained again. Exploratory; one seed; Holm within a task."
+        ),
+        Table(["arm", "task", "attention", "score", "against trained", "Holm p"], rows),
+    ]
+
+
+def _curve(findings: Findings) -> list[Block]:
+    curve, plan = findings.plan.curve, findings.plan
+    if curve is None or plan.adaptation is None:
+        return []
+    skills = list(plan.primary.skills)
+    points = [(0, "bi" if plan.arms.get("bi") else "")]
+    points += [(step, f"{curve.arm}@{step}") for step in curve.at_steps] + [(plan.adaptation.num_steps, curve.arm)]
+    rows = [
+        [f"{step * plan.adaptation.step_tokens:,}", *(_score(findings.scores.get(name, {}).get(s)) for s in skills)]
+        for step, name in points
+        if name
+    ]
+    return [
+        Heading("Score against tokens of adaptation"),
+        Paragraph(f"`{curve.arm}`, fine-tuned alike from earlier states of its adaptation. Exploratory."),
+        Table(["tokens", *skills], rows),
+    ]
+
+
+def _exploratory(findings: Findings) -> list[Block]:
+    if not findings.exploratory:
+        return []
+    return [
+        Heading("Exploratory comparisons"),
+        Paragraph("Not fixed in advance and not corrected: leads to follow, not findings."),
+        Table(
+            [
+                "skill",
+                "difference",
+                "points",
+                f"{_percent(findings.plan.primary.level)} interval",
+                "p",
+                "Holm p",
+                "queries",
+            ],
+            [_test_row(findings, test) for test in findings.exploratory],
+        ),
+    ]
+
+
+def _rates(findings: Findings, store: Store) -> list[Block]:
+    plan = findings.plan
+    if plan.learning_rates is None:
+        return []
+    chosen = chosen_rates(plan, store)
+    lines = [
+        f"{attention}: {chosen[attention]:g}" if attention in chosen else f"{attention}: not chosen yet"
+        for attention in plan.learning_rates.probes
+    ]
+    tried = ", ".join(f"{value:g}" for value in plan.learning_rates.values)
+    return [
+        Heading("Learning rates"),
+        Paragraph(f"Tried in each attention: {tried}; chosen on {', '.join(plan.learning_rates.suites)}."),
+        Items(lines),
+    ]
+
+
+def _cost(findings: Findings, store: Store) -> list[Block]:
+    plan = findings.plan
+    costs_path = store.results / "costs.json"
+    costs = json.loads(costs_path.read_text(encoding="utf-8"))["arms"] if costs_path.is_file() else {}
+    rows = []
+    for name, arm in plan.arms.items():
+        mine = [
+            (n, findings.records[n.name])
+            for n in findings.graph.values()
+            if n.arm == name and n.name in findings.records
+        ]
+        trains = [record for node, record in mine if node.kind == "train"]
+        scored = [record for node, record in mine if node.kind == "evaluate"]
+        adapt = findings.records.get(f"adapt-{arm.objective}")
+        config = findings.graph[f"adapt-{arm.objective}"].config if arm.objective != "none" else None
+        predicted = "-"
+        if isinstance(config, AdaptConfig) and plan.adaptation is not None:
+            read = plan.adaptation.num_steps * plan.adaptation.step_tokens
+            predicted = (
+                f"{read * predicted_share(config.objective, config.text.row_tokens) / 1e6:.2f} of {read / 1e6:.2f} M"
+            )
+        cost = costs.get(name, {})
+        rows.append(
+            [
+                name,
+                predicted,
+                "-" if adapt is None else _hours(adapt["seconds"]),
+                _hours(sum(r["seconds"] for r in trains)) if trains else "-",
+                f"{_mean([r['report']['tokens_per_s'] for r in trains]):,.0f}" if trains else "-",
+                _hours(sum(r["seconds"] for r in scored)) if scored else "-",
+                f"{cost['flops'] / 1e15:.2f}" if cost else "-",
+                f"{cost['keys_seen']:,}" if cost.get("keys_seen") else "-",
+            ]
+        )
+    sliding = (
+        " A sliding layer is no equal either: see the keys a token sees in it, on one side where attention is causal "
+        "and on both where it is bidirectional."
+        if any(cost.get("keys_seen") for cost in costs.values())
+        else ""
+    )
+    return [
+        Heading("Cost"),
+        Paragraph(
+            "Equal tokens are a control of the data, not of the compute: the objectives predict different shares of "
+            "what they read." + sliding + " PFLOP: adaptation and one fine-tuning, counted from the shapes."
+        ),
+        Table(
+            ["arm", "predicted in adaptation", "adapt, h", "fine-tune, h", "tokens/s", "evaluate, h", "PFLOP", "keys"],
+            rows,
+        ),
+    ]
+
+
+def _contamination(store: Store) -> list[Block]:
+    path = store.results / "contamination.json"
+    if not path.is_file():
+        return []
+    found = json.loads(path.read_text(encoding="utf-8"))
+    kinds: dict[tuple[str, str], int] = {}
+    for finding in found["findings"]:
+        kinds[finding["kind"], finding["task"]] = kinds.get((finding["kind"], finding["task"]), 0) + 1
+    rows = [
+        [
+            task + (MARK if facts["in_domain"] else ""),
+            f"{facts['num_texts']:,}",
+            f"{100 * facts['mean_cover']:.1f} %",
+            f"{100 * facts['max_cover']:.0f} %",
+            ", ".join(f"{count} {kind}s" for (kind, other), count in sorted(kinds.items()) if other == task) or "none",
+        ]
+        for task, facts in found["tasks"].items()
+    ]
+    return [
+        Heading("What training has seen of the tests"),
+        Paragraph(
+            f"{found['num_row_texts']:,} texts of training rows and {found['num_text_words']:,} words of adaptation "
+            "text were compared with every test before any compute. A query, a (query, gold) pair, a gold document "
+            "of which more than a fifth of the runs of 13 words occur, or a passkey or needle sentence stops the "
+            "study; gold documents of in-domain sets are counted instead."
+        ),
+        Table(["task", "texts", "mean cover", "largest cover", "found"], rows),
+    ]
+
+
+def _score(interval: Interval | None) -> str:
+    if interval is None:
+        return "-"
+    return f"{100 * interval.value:.1f} ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _percent(level: float) -> str:
+    return f"{100 * level:g} %"
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:.2f}"

@@ -1,0 +1,246 @@
+"""Results of nodes on disk: what may be committed, under the keys of what it was made from.
+
+Read `Store.states`, then `Store.keep`. `results/<study>/<node>/node.json` is what makes a result whole; checkpoints
+and everything large stay under `runs/`. Knows nothing of how a node is computed.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from diffembed.errors import CheckpointError, ConfigError, InputError, UnknownNameError
+from diffembed.evaluation.results import load_result
+from diffembed.evaluation.scoring import TaskResult
+from diffembed.evaluation.suites import HAY_FILE, SUITES, data_folder, find_suite
+from diffembed.provenance import atomic_folder, environment, hash_config, hash_file, hash_text, write_json
+from diffembed.study.code import hash_code
+from diffembed.study.graph import CODE, Graph, Node, ScoreConfig, config_key
+from diffembed.study.plan import suite_name
+from diffembed.training.config import AdaptConfig, TrainConfig
+from diffembed.training.settings import resolve_path
+
+RECORD = "node.json"
+StateName = Literal["done", "running", "stale", "ready", "waiting"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class State:
+    """Where a node stands."""
+
+    name: StateName
+    about: str = ""
+    """Why it is stale, or what it waits for."""
+
+
+class Store:
+    """The results and runs of one study below a folder."""
+
+    def __init__(self, study: str, folder: Path | str = ".", *, accepts_code: bool = False) -> None:
+        """accepts_code: True takes results of changed code as done, where everything else is as it was."""
+        self.results = Path(folder) / "results" / study
+        self.runs = Path(folder) / "runs" / study
+        self.accepts_code = accepts_code
+
+    def record(self, name: str) -> dict[str, Any] | None:
+        """What is known of a node's result; None where there is none."""
+        path = self.results / name / RECORD
+        if not path.is_file():
+            return None
+        try:
+            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise CheckpointError(f"{path} is damaged ({error}); remove its folder to run the node again") from error
+        return found
+
+    def states(self, graph: Graph) -> dict[str, State]:
+        """Every node's state, parents first."""
+        states: dict[str, State] = {}
+        for name, node in graph.items():
+            states[name] = self._state(graph, node, states)
+        return states
+
+    def _state(self, graph: Graph, node: Node, states: Mapping[str, State]) -> State:
+        if self.is_locked(node.name):
+            return State(name="running")
+        unfinished = [other for other in node.needs if states[other].name != "done"]
+        record = self.record(node.name)
+        if record is None:
+            return State(name="waiting", about=f"for {', '.join(unfinished)}") if unfinished else State(name="ready")
+        if reason := self._change(graph, node, record):
+            return State(name="stale", about=reason)
+        if unfinished:
+            return State(name="stale", about=f"{', '.join(unfinished)} will change")
+        return State(name="done")
+
+    def _change(self, graph: Graph, node: Node, record: Mapping[str, Any]) -> str:
+        if record["config_key"] != config_key(graph, node.name):
+            return "its config changed"
+        if not self.accepts_code and record["code_key"] != hash_code(*CODE[node.kind]):
+            return "its code changed"
+        inputs = hash_inputs(node)
+        if inputs is not None and inputs != record["inputs"]:
+            changed = sorted(k for k in inputs.keys() | record["inputs"] if inputs.get(k) != record["inputs"].get(k))
+            return f"{', '.join(changed)} changed"
+        if node.parent is not None and record["parent_key"] != (self.record(node.parent) or {}).get("key"):
+            return f"{node.parent} was run again"
+        return ""
+
+    def is_current(self, graph: Graph, name: str) -> bool:
+        """Whether a result belongs to the plan as it is, whatever became of the code and the data since."""
+        record = self.record(name)
+        return record is not None and record["config_key"] == config_key(graph, name)
+
+    def key(self, graph: Graph, node: Node) -> dict[str, Any]:
+        """What a result made now would depend on, and the hash of it."""
+        parent = None if node.parent is None else self.record(node.parent)
+        inputs = hash_inputs(node)
+        if inputs is None:
+            raise InputError(f"{node.name} reads data that is not here; set DIFFEMBED_DATA")
+        facts = {
+            "config_key": config_key(graph, node.name),
+            "code_key": hash_code(*CODE[node.kind]),
+            "inputs": inputs,
+            "parent_key": None if parent is None else parent["key"],
+        }
+        return {**facts, "key": hash_config(facts)}
+
+    def run_folder(self, node: Node, key: Mapping[str, Any]) -> Path:
+        """Where a node computes; another one as soon as anything it depends on changes."""
+        return self.runs / node.name / str(key["key"])
+
+    def model(self, node: Node) -> Path:
+        """The folder of weights that a node starts from."""
+        assert node.parent is not None
+        folder = self.results / node.parent / node.weights
+        if not (folder / "embedder.json").is_file():
+            raise CheckpointError(
+                f"the weights of {node.parent} are not in {folder}; run it again: --only {node.parent}"
+            )
+        return folder
+
+    def seconds_so_far(self, name: str) -> float | None:
+        """Time spent on the newest run of a node that is not finished; None where none began."""
+        clocks = sorted((self.runs / name).glob("*.seconds"), key=lambda path: path.stat().st_mtime_ns)
+        return float(clocks[-1].read_text()) if clocks else None
+
+    def keep(
+        self, node: Node, key: Mapping[str, Any], write: Callable[[Path], Mapping[str, Any]], seconds: float
+    ) -> None:
+        """Puts a node's result in its place: `write` fills a folder and returns facts for the record."""
+        place = self.results / node.name
+        aside = self.results / f".{node.name}.new"
+        shutil.rmtree(aside, ignore_errors=True)
+        with atomic_folder(aside) as part:
+            facts = write(part)
+            record = {"node": node.name, "kind": node.kind, **key, "seconds": round(seconds, 1), **facts,
+                      "environment": environment()}  # fmt: skip
+            write_json(part / RECORD, record)
+        shutil.rmtree(place, ignore_errors=True)
+        aside.rename(place)
+
+    def results_of(self, name: str) -> dict[str, TaskResult]:
+        """Task -> result of an evaluate node."""
+        folders = sorted((self.results / name).glob("*/*/result.json"))
+        return {result.task: result for result in (load_result(path.parent) for path in folders)}
+
+    def directions_of(self, name: str) -> list[dict[str, Any]]:
+        """Rows of a direction node, as plain values."""
+        found: list[dict[str, Any]] = json.loads((self.results / name / "direction.json").read_text(encoding="utf-8"))
+        return found
+
+    def is_locked(self, name: str) -> bool:
+        """Whether a living process works on a node."""
+        path = self.runs / f"{name}.lock"
+        if not path.exists():
+            return False
+        with path.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+    @contextlib.contextmanager
+    def lock(self, name: str) -> Iterator[bool]:
+        """True while this process alone works on the node; False where another one does. Ends with the process."""
+        self.runs.mkdir(parents=True, exist_ok=True)
+        with (self.runs / f"{name}.lock").open("ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield True
+
+
+def hash_inputs(node: Node) -> dict[str, str] | None:
+    """Name as in the plan -> hash of every file and folder a node reads; None where one is not on this machine."""
+    try:
+        return {name: hash_path(path) for name, path in _inputs(node)}
+    except (ConfigError, InputError, UnknownNameError, FileNotFoundError):
+        return None
+
+
+def _inputs(node: Node) -> Iterator[tuple[str, Path]]:
+    config = node.config
+    if isinstance(config, AdaptConfig):
+        yield from ((name, resolve_path(name)) for name in (*config.text.files, *config.text.held_out))
+    elif isinstance(config, TrainConfig):
+        root = Path() if config.data.root is None else resolve_path(config.data.root)
+        for source in config.data.sources:
+            if source.path is not None and source.sets and source.kind == "folder":
+                yield from ((f"{source.path}/{name}", root / source.path / name) for name in source.sets)
+            elif source.path is not None:
+                yield source.path, root / source.path
+            if source.exclude is not None:
+                yield source.exclude, root / source.exclude
+    else:
+        yield from _task_files(config)
+
+
+def _task_files(config: ScoreConfig) -> Iterator[tuple[str, Path]]:
+    for name, tasks in config.suites.items():
+        for spec in find_suite(suite_name(name)).tasks:
+            if tasks and spec.name not in tasks:
+                continue
+            if name not in SUITES:
+                yield name, Path(spec.place)
+            elif spec.source in ("passkey", "needle"):
+                yield HAY_FILE, data_folder(None) / HAY_FILE
+            else:
+                path = data_folder(None) / spec.place
+                packed = Path(f"{path}.zst")
+                yield spec.place, packed if not path.exists() and packed.exists() else path
+
+
+def hash_path(path: Path) -> str:
+    """Hash of a file, or of all files of a folder with their names."""
+    if path.is_dir():
+        inside = sorted(child for child in path.rglob("*") if child.is_file())
+        return hash_text("\n".join(f"{child.relative_to(path)} {hash_path(child)}" for child in inside))
+    facts = path.stat()
+    return _hash_file(str(path), facts.st_size, facts.st_mtime_ns)
+
+
+@cache
+def _hash_file(path: str, size: int, changed_ns: int) -> str:
+    return hash_file(path)[:16]
+
+
+def link_adapters(model: Path, parent: Path | None, final: Path) -> None:
+    """Replaces adapters that `model` shares with its parent's model by links to them, for it will stand at `final`."""
+    if parent is None:
+        return
+    for adapter in sorted(parent.glob("adapter-*")):
+        twin = model / adapter.name
+        weights = "adapter_model.safetensors"
+        if twin.is_dir() and hash_file(twin / weights) == hash_file(adapter / weights):
+            shutil.rmtree(twin)
+            twin.symlink_to(os.path.relpath(adapter.resolve(), final.resolve()), target_is_directory=True)

@@ -1,0 +1,31 @@
+"""What a result depends on: the code that is imported, and no comment of it."""
+
+import ast
+
+from diffembed.study import code
+from diffembed.study.graph import CODE
+
+
+def closure(module):
+    seen, waiting = set(), [module]
+    while waiting:
+        name = waiting.pop()
+        if name not in seen:
+            seen.add(name)
+            waiting += code._imports(ast.parse(code._file(name).read_text(encoding="utf-8")))
+    return seen
+
+
+def test_training_depends_on_its_losses_and_not_on_suites_pages_or_the_study():
+    (module,) = CODE["train"]
+    found = closure(module)
+    assert {"diffembed.training.losses", "diffembed.embedding.packing", "diffembed.data.mixing"} <= found
+    assert not {name for name in found if name.split(".")[1:2] in (["evaluation"], ["study"], ["cli"], ["analysis"])}
+    assert not {name for name in closure(CODE["evaluate"][0]) if name.startswith("diffembed.training")}
+
+
+def test_comments_and_docstrings_leave_the_hash_as_it_is(monkeypatch, tmp_path):
+    source = '"""About."""\nVALUE = 1\n"""Its unit."""\n\n\ndef f():\n    """What."""\n    return VALUE\n'
+    other = "# a note\nVALUE = 1\n\n\ndef f():\n    return VALUE  # here\n"
+    assert code._essence(ast.parse(source)) == code._essence(ast.parse(other))
+    assert code._essence(ast.parse(source)) != code._essence(ast.parse(source.replace("= 1", "= 2")))

@@ -1,0 +1,141 @@
+"""The report follows from stored results alone, byte for byte, and from each of them."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from diffembed.evaluation.measures import spearman
+from diffembed.evaluation.results import load_result, save_result
+from diffembed.evaluation.significance import Comparison, Interval, holm
+from diffembed.study import findings as findings_module
+from diffembed.study.claims import judge
+from diffembed.study.findings import Findings, SkillTest, find
+from diffembed.study.report import write_study
+from diffembed.study.store import Store
+
+
+@pytest.fixture
+def copied(whole, data, tmp_path):
+    """(plan, store) of the finished study, to be changed."""
+    plan, store = whole
+    shutil.copytree(store.results, tmp_path / "results" / "tiny", symlinks=True)
+    return plan, Store("tiny", tmp_path)
+
+
+def write(plan, store, tmp_path, monkeypatch, name="a"):
+    for room in ("training.contrast.train", "training.adapt.adapt", "embedding.embedder.Embedder.load"):
+        monkeypatch.setattr(f"diffembed.{room}", lambda *_, **__: pytest.fail("the report computed something"))
+    write_study(plan, store, page=tmp_path / f"{name}.md", html=tmp_path / f"{name}.html", command="report")
+    return (tmp_path / f"{name}.md").read_bytes(), (tmp_path / f"{name}.html").read_bytes()
+
+
+def test_equal_results_give_equal_bytes_and_one_changed_score_changes_them(copied, tmp_path, monkeypatch):
+    plan, store = copied
+    first = write(plan, store, tmp_path, monkeypatch)
+    assert write(plan, store, tmp_path, monkeypatch, "b") == first
+    text = first[0].decode()
+    assert text.splitlines()[2].startswith("This study is small and controlled: one network (tiny-gemma3)")
+    assert "not 580 billion tokens" in text and "**Not finished" not in text and "(one seed)" in text
+    folder = store.results / "evaluate-diffusion-s0" / "finding" / "finding"
+    result = load_result(folder)
+    values = dict(result.per_query["nDCG@10"])
+    values["q3"] = 1.0 - values["q3"]
+    save_result(folder, replace(result, per_query={**result.per_query, "nDCG@10": values}))
+    assert write(plan, store, tmp_path, monkeypatch, "c")[0] != first[0]
+
+
+def test_the_numbers_are_those_of_the_stored_values(copied):
+    plan, store = copied
+    found = find(plan, store)
+    values = {arm: store.results_of(f"evaluate-{arm}-s0") for arm in ("diffusion", "bi", "ar-cpt")}
+    mean = {arm: np.mean(list(by["finding"].per_query["nDCG@10"].values())) for arm, by in values.items()}
+    pairs = {
+        arm: spearman(*(list(by["pairs"].per_query[key].values()) for key in ("gold", "cosine")))
+        for arm, by in values.items()
+    }
+    tests = {(test.skill, test.b): test for test in found.primary}
+    assert len(tests) == 4 and not found.untested
+    for control in ("ar-cpt", "bi"):
+        assert tests["reasoning", control].comparison.difference.value == pytest.approx(
+            mean["diffusion"] - mean[control]
+        )
+        assert tests["general", control].comparison.difference.value == pytest.approx(
+            pairs["diffusion"] - pairs[control]
+        )
+    p_values = {f"{skill}{b}": test.comparison.p_value for (skill, b), test in tests.items()}
+    assert {f"{s}{b}": t.p_holm for (s, b), t in tests.items()} == holm(p_values)
+
+
+def test_missing_nodes_are_listed_and_count_as_undecided(copied, tmp_path, monkeypatch):
+    plan, store = copied
+    before = find(plan, store)
+    shutil.rmtree(store.results / "evaluate-bi-s0")
+    text = write(plan, store, tmp_path, monkeypatch)[0].decode()
+    assert "**Not finished:** 1 of 9 nodes" in text and "`evaluate-bi-s0`" in text
+    assert "against bi there is no result yet" in text and "| diffusion - bi | no result |" in text
+    after = find(plan, store)
+    assert set(after.untested) == {("reasoning", "bi"), ("general", "bi")}
+    # The correction stays that of the whole family: a missing test cannot make another one significant.
+    p_holm = {(t.skill, t.b): t.p_holm for t in after.primary}
+    for test in before.primary:
+        if test.b == "ar-cpt":
+            assert p_holm[test.skill, "ar-cpt"] >= min(1.0, test.comparison.p_value)
+
+
+def test_results_of_another_plan_are_not_reported(copied, make_plan):
+    _, store = copied
+    other = make_plan(arms={"bi": {"attention": "bidirectional", "pooling": "last"}})
+    assert {"train-bi-s0", "evaluate-bi-s0"} == set(find(other, store).missing)
+
+
+def made(skill, b, low, high, p_holm):
+    interval = Interval(value=(low + high) / 2, low=low, high=high)
+    comparison = Comparison(difference=interval, p_value=p_holm, num_queries=9, num_better=5, num_worse=4)
+    return SkillTest(skill=skill, a="diffusion", b=b, comparison=comparison, p_holm=p_holm, num_seeds=(3, 3))
+
+
+def verdicts(plan, *tests, untested=()):
+    found = Findings(plan=plan, graph={}, records={}, missing=(), systems={}, scores={}, primary=tests,
+                     untested=untested, exploratory=(), directions={})  # fmt: skip
+    return {verdict.skill: verdict for verdict in judge(found)}
+
+
+def test_verdicts_follow_from_intervals_and_corrected_p_values(make_plan):
+    plan = make_plan()
+    both = verdicts(plan, made("reasoning", "bi", 0.01, 0.03, 0.01), made("reasoning", "ar-cpt", 0.02, 0.06, 0.001))
+    assert both["reasoning"].verdict == "holds here" and both["general"].verdict == "not tested yet"
+    part = verdicts(plan, made("reasoning", "bi", 0.01, 0.03, 0.2), made("reasoning", "ar-cpt", 0.02, 0.06, 0.001))
+    assert part["reasoning"].verdict.startswith("holds in part")
+    assert "allows anything from 1.0 points ahead to 3.0 points ahead" in part["reasoning"].reasons[0]
+    against = verdicts(plan, made("reasoning", "bi", -0.05, -0.02, 0.001), made("reasoning", "ar-cpt", -0.1, 0.1, 0.9))
+    assert against["reasoning"].verdict.startswith("does not hold here")
+    # Parity asks how far behind it may be, not whether a test is significant.
+    parity = verdicts(plan, made("general", "bi", -0.015, 0.01, 0.9), made("general", "ar-cpt", -0.01, 0.01, 0.9))
+    assert parity["general"].verdict == "holds here"
+    wide = verdicts(plan, made("general", "bi", -0.15, 0.1, 0.9), made("general", "ar-cpt", -0.1, 0.1, 0.9))
+    assert wide["general"].verdict.startswith("is not shown here")
+
+
+def test_redrawn_seeds_widen_the_interval_of_a_correlation(copied):
+    _, store = copied
+    one = store.results_of("evaluate-bi-s0")
+    other = store.results_of("evaluate-ar-cpt-s0")
+    cosines = one["pairs"].per_query["cosine"]
+    # A second seed that is worse by far: its values belong to other pairs.
+    turned = dict(zip(cosines, sorted(cosines.values(), key=lambda value: -value), strict=True))
+    noisy = replace(one["pairs"], per_query={**one["pairs"].per_query, "cosine": turned})
+    alone = findings_module.compare_skill([one], [other], ["pairs"], pair_seeds=False, level=0.95, seed=0)
+    many = findings_module.compare_skill(
+        [one, {"pairs": noisy}], [other], ["pairs"], pair_seeds=False, level=0.95, seed=0
+    )
+    assert many.difference.high - many.difference.low > alone.difference.high - alone.difference.low
+
+
+def test_records_hold_no_path_of_this_machine(whole):
+    _, store = whole
+    for path in store.results.rglob("*.json"):
+        assert str(store.results.parents[1]) not in path.read_text(encoding="utf-8"), path
+        json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,130 @@
+"""A whole tiny study, and what of it runs again after an interruption or a change."""
+
+import json
+import shutil
+
+import pytest
+
+from diffembed.embedding.embedder import Embedder
+from diffembed.errors import ConfigError, InputError, UnknownNameError
+from diffembed.evaluation.results import load_result
+from diffembed.provenance import hash_file
+from diffembed.study import store as store_module
+from diffembed.study.graph import make_graph
+from diffembed.study.run import node_rows, run_study
+from diffembed.study.store import Store
+
+
+def names(plan, store, state):
+    return {name for name, found in store.states(make_graph(plan)).items() if found.name == state}
+
+
+def test_the_whole_graph_is_computed_and_kept(whole, data, monkeypatch):
+    plan, store = whole
+    graph = make_graph(plan)
+    assert names(plan, store, "done") == set(graph) and len(graph) == 9
+    record = store.record("train-diffusion-s0")
+    assert record["parent_key"] == store.record("adapt-diffusion")["key"]
+    # The model loads from the results alone: its first adapter is a link to the adaptation's.
+    folder = store.results / "train-diffusion-s0" / "model"
+    assert (folder / "adapter-0").is_symlink() and not (folder / "adapter-1").is_symlink()
+    embedder = Embedder.load(str(folder))
+    assert (embedder.attention, embedder.pooling, len(embedder.adapter_folders)) == ("bidirectional", "mean", 2)
+    assert Embedder.load(str(store.results / "train-ar-cpt-s0" / "model")).attention == "causal"
+    result = load_result(store.results / "evaluate-diffusion-s0" / "finding" / "finding")
+    assert result.label == "diffusion-s0" and len(result.per_query["nDCG@10"]) == 20
+    assert max(len(found) for found in result.hits["test"].values()) == 10
+    kept = {path.name for path in store.results.rglob("*") if path.is_file()}
+    assert not {name for name in kept if "optimizer" in name or "trainer_state" in name or name.endswith(".jsonl")} - {
+        "metrics.jsonl"
+    }
+    # Nothing is left to compute: a second run touches no node.
+    monkeypatch.setattr("diffembed.study.run.execute", lambda *_: pytest.fail("a node ran again"))
+    run_study(plan, store)
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_weights(whole, make_plan, tmp_path, monkeypatch):
+    from diffembed.training import adapt
+
+    _, finished = whole
+    store, plan = Store("tiny", tmp_path / "again"), make_plan()
+    before = adapt.HeldOutLoss.on_step_end
+
+    def die(self, args, state, control, **rest):
+        if state.global_step == 3:
+            raise KeyboardInterrupt
+        before(self, args, state, control, **rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(adapt.HeldOutLoss, "on_step_end", die)
+        with pytest.raises(KeyboardInterrupt):
+            run_study(plan, store, only=["adapt-diffusion"])
+    assert store.record("adapt-diffusion") is None
+    (run,) = (path for path in (store.runs / "adapt-diffusion").iterdir() if path.is_dir())
+    assert (run / "checkpoints" / "checkpoint-2").is_dir() and not (run / "report.json").exists()
+    assert store.seconds_so_far("adapt-diffusion") > 0
+    run_study(plan, store, only=["adapt-diffusion"])
+    weights = "adapt-diffusion/model/adapter-0/adapter_model.safetensors"
+    assert hash_file(store.results / weights) == hash_file(finished.results / weights)
+
+
+def test_a_changed_arm_or_file_makes_only_its_descendants_stale(whole, make_plan, data, monkeypatch):
+    _, store = whole
+    changed = make_plan(arms={"bi": {"attention": "bidirectional", "pooling": "last"}})
+    assert names(changed, store, "stale") == {"train-bi-s0", "evaluate-bi-s0"}
+    changed = make_plan(adaptation={"lora": {"rank": 3, "dropout": 0.0}})
+    ran = {"adapt-causal", "adapt-diffusion"}
+    stale = names(changed, store, "stale")
+    assert stale == ran | {f"{kind}-{arm}-s0" for kind in ("train", "evaluate") for arm in ("ar-cpt", "diffusion")}
+    # The code of evaluation is newer, that of training is not.
+    real = store_module.hash_code
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, "hash_code", lambda *m: "new" if m[0].endswith("evaluation.run") else real(*m))
+        assert {name.split("-")[0] for name in names(make_plan(), store, "stale")} == {"evaluate"}
+        accepting = Store("tiny", store.results.parents[1], accepts_code=True)
+        assert not names(make_plan(), accepting, "stale")
+    rows = data / "rows.jsonl"
+    before = rows.read_text(encoding="utf-8")
+    rows.write_text(before + '{"query": "one more row", "positive": "and its text"}\n', encoding="utf-8")
+    about = {row["node"]: row["about"] for row in node_rows(make_plan(), store) if row["state"] == "stale"}
+    assert about["train-bi-s0"] == f"{rows} changed"
+    assert about["evaluate-bi-s0"] == "train-bi-s0 will change" and "adapt-diffusion" not in about
+
+
+def test_a_changed_arm_runs_again_with_what_depends_on_it(whole, make_plan, tmp_path):
+    _, done = whole
+    shutil.copytree(done.results.parents[1], tmp_path / "copy", symlinks=True)
+    store = Store("tiny", tmp_path / "copy")
+    plan = make_plan(arms={"bi": {"attention": "bidirectional", "pooling": "last"}})
+    before = {name: store.record(name)["key"] for name in make_graph(plan)}
+    run_study(plan, store)
+    assert {name for name in before if store.record(name)["key"] != before[name]} == {"train-bi-s0", "evaluate-bi-s0"}
+
+
+def test_only_one_process_works_on_a_node(make_plan, store):
+    plan = make_plan()
+    with store.lock("adapt-diffusion") as is_ours:
+        assert is_ours
+        with Store("tiny", store.results.parents[1]).lock("adapt-diffusion") as other:
+            assert not other
+        assert names(plan, store, "running") == {"adapt-diffusion"}
+    assert names(plan, store, "running") == set()
+
+
+def test_what_a_node_needs_comes_first(make_plan, store):
+    plan = make_plan()
+    with pytest.raises(ConfigError, match=r"train-diffusion-s0 needs adapt-diffusion \(ready\)"):
+        run_study(plan, store, only=["train-diffusion-s0"])
+    with pytest.raises(UnknownNameError, match="did you mean 'adapt-diffusion'"):
+        run_study(plan, store, only=["adapt-difusion"])
+    run_study(plan, store, max_minutes=0)
+    assert names(plan, store, "done") == set()
+
+
+def test_contamination_stops_a_study_before_any_compute(make_plan, store, data, monkeypatch):
+    monkeypatch.setattr("diffembed.study.run.execute", lambda *_: pytest.fail("computed all the same"))
+    query = json.loads((data / "finding" / "queries.jsonl").read_text(encoding="utf-8").splitlines()[0])["text"]
+    with (data / "rows.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"query": query.upper() + "!", "positive": "something", "negatives": ["else"]}) + "\n")
+    with pytest.raises(InputError, match="training has seen what is tested: query q0 of finding in rows/"):
+        run_study(make_plan(), store)
