@@ -33,6 +33,7 @@ COMMANDS = {
         "diffembed.cli.direction:direction",
         "Evaluate one model with its attention, causal and anti-causal.",
     ),
+    "precision": ("diffembed.cli.precision:precision", "Measure what fewer bytes per vector cost."),
     "leakage": ("diffembed.cli.leakage:leakage", "Check whether training rows hold what a suite tests."),
     "reproduce": ("diffembed.cli.reproduce:reproduce", "Run one row of the paper's tables and subtract."),
     "mine": ("diffembed.cli.mine:mine", "Mine hard negatives for training rows."),
