@@ -47,6 +47,7 @@ COMMANDS = {
 """Verb -> import string of its function, first line of its docstring (a test compares them)."""
 
 NOUNS = {
+    "index": ("diffembed.cli.index:app", "Keep the vectors of a corpus on disk and search them."),
     "reasonaug": ("diffembed.cli.reasonaug:app", "Make training rows for reasoning with any language model."),
 }
 """Noun -> import string of the app that holds its verbs, its help."""
