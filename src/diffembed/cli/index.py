@@ -34,6 +34,8 @@ def build(
     attention: Attention = None,
     max_tokens: int | None = None,
     dtype: Dtype = "auto",
+    ray: str | None = None,
+    cores_per_actor: int | None = None,
     replace: bool = False,
     json: Json = False,
 ) -> None:
@@ -83,6 +85,10 @@ def build(
         Longest chunk read whole; the model's own limit if none is given.
     dtype
         Number format of the network; auto is bfloat16 where the processor multiplies it.
+    ray
+        Address of a Ray cluster that does the work, or auto for one that runs on this machine.
+    cores_per_actor
+        Cores of each encoder on the cluster; one encoder per GPU or per machine if none is given.
     replace
         Make the index anew; the old one serves until the new one is complete.
     json
@@ -105,6 +111,8 @@ def build(
         precision=precision,
         reading=make_reading(format=format, text_column=text_column, id_column=id_column, max_file_mb=max_file_mb),
         is_replaced=replace,
+        ray=ray,
+        cores_per_actor=cores_per_actor,
     )
     if json:
         print_json(asdict(report) | {"tokens_per_s": report.tokens_per_s})

@@ -70,14 +70,14 @@ class BuildReport:
 
 
 @dataclass(kw_only=True, slots=True)
-class _Skips:
-    """Writes what was passed over to a file beside the one of the last run, which it replaces at the end."""
+class Skips:
+    """Context manager: writes what was passed over to a file beside the one of the last run, which it replaces at the end."""
 
     folder: Path
     num: int = 0
     _file: Any = field(default=None)
 
-    def __enter__(self) -> "_Skips":
+    def __enter__(self) -> "Skips":
         self._file = (self.folder / f"{SKIPPED_FILE}.part").open("w", encoding="utf-8")
         return self
 
@@ -104,6 +104,8 @@ def build_index(
     precision: Precision | None = None,
     reading: ReadOptions | None = None,
     is_replaced: bool = False,
+    ray: str | None = None,
+    cores_per_actor: int | None = None,
     block_chunks: int = BLOCK_CHUNKS,
     commit_s: float = COMMIT_S,
     progress: bool | None = None,
@@ -115,10 +117,14 @@ def build_index(
     location: what loads the embedder again; its name if none is given.
     chunks, precision, reading: `None` takes what the index was made with, or the defaults for a new one.
     is_replaced: makes the index anew, in another way if asked; the old one serves until the new one is complete.
+    ray: address of a Ray cluster that does the work, `auto` for the one that runs here; None works in this process.
+    cores_per_actor: cores of each encoder on the cluster; needs `ray`.
     block_chunks: chunks encoded together. commit_s: seconds between commits; a crash loses no more than that.
     Raises StoreError for an index made in another way or being written, InputError for a missing source,
     EmptyInputError where nothing could be used.
     """
+    if ray is None and cores_per_actor is not None:
+        raise ConfigError("cores_per_actor parts a Ray cluster among encoders; it has no effect without ray")
     folder = index_folder(name_or_path)
     stored = load_settings(folder) if (folder / "index.json").exists() else None
     if folder.exists() and stored is None and _holds_other_things(folder):
@@ -147,7 +153,20 @@ def build_index(
         if staged != folder:
             _drop_other(staged, settings)
             stack.enter_context(writer_lock(staged))
-        job = Job(staged, settings, embedder, block_chunks=block_chunks, commit_s=commit_s)
+        if ray is None:
+            job = Job(staged, settings, embedder, block_chunks=block_chunks, commit_s=commit_s)
+        else:
+            from diffembed.index.ray_jobs import RayJob
+
+            job = RayJob(
+                staged,
+                settings,
+                embedder,
+                address=ray,
+                cores_per_actor=cores_per_actor,
+                block_chunks=block_chunks,
+                commit_s=commit_s,
+            )
         report = job.run(progress=progress)
         if staged != folder:
             _swap(staged, folder)
@@ -185,12 +204,11 @@ class Job:
         started = time.perf_counter()
         report = self.report
         with (
-            _Skips(folder=self.store.folder) as skips,
+            Skips(folder=self.store.folder) as skips,
             JobProgress(self.settings.sources, is_shown=progress) as bar,
         ):
             ledger = self.read_ledger()
-            cuts = self.pending(ledger, skips, bar)
-            self.encode(cuts, bar)
+            self.work(ledger, skips, bar)
             report.num_documents = report.num_new + report.num_changed + report.num_unchanged
             if not report.num_documents:
                 raise EmptyInputError(
@@ -213,7 +231,7 @@ class Job:
             for row in self.store.documents()
         )
 
-    def pending(self, ledger: Ledger, skips: _Skips, bar: JobProgress) -> Iterator[CutDocument]:
+    def pending(self, ledger: Ledger, skips: Skips, bar: JobProgress) -> Iterator[CutDocument]:
         """Documents that are new or changed, cut, in the order of the sources; counts and notes all others."""
         for found in self._found(skips):
             bar.read(found.num_bytes)
@@ -246,30 +264,33 @@ class Job:
                 is_known=state is State.CHANGED,
             )
 
-    def _found(self, skips: _Skips) -> Iterator[FoundText]:
+    def _found(self, skips: Skips) -> Iterator[FoundText]:
         local = [source for source in self.settings.sources if not is_hub(source)]
         if local:
             yield from stream_texts(local, options=self.settings.reading, on_skip=skips.note)
         for source in filter(is_hub, self.settings.sources):
             yield from stream_hub(source, self.settings.reading, on_skip=skips.note)
 
-    def encode(self, cuts: Iterator[CutDocument], bar: JobProgress) -> None:
+    def work(self, ledger: Ledger, skips: Skips, bar: JobProgress) -> None:
         """Encodes block by block, and commits whenever `commit_s` have passed."""
         fragments: list[Any] = []
         replaced: list[str] = []
         committed = time.perf_counter()
-        for block in blocks(cuts, self.block_chunks):
-            started = time.perf_counter()
-            encoded = encode_block(block, self.encoder, self.settings.chunks)
-            self.report.encode_seconds += time.perf_counter() - started
-            self.store.calibrate(_vectors(encoded))
-            fragments += self.store.write(self.store.make_table(encoded))
-            replaced += [cut.document.id for cut in block if cut.is_known]
-            self._count(encoded, bar)
-            if time.perf_counter() - committed >= self.commit_s:
-                self.store.commit(fragments, replaced=replaced)
-                fragments, replaced, committed = [], [], time.perf_counter()
-        self.store.commit(fragments, replaced=replaced)
+        try:
+            for block in blocks(self.pending(ledger, skips, bar), self.block_chunks):
+                started = time.perf_counter()
+                encoded = encode_block(block, self.encoder, self.settings.chunks)
+                self.report.encode_seconds += time.perf_counter() - started
+                self.store.calibrate(vectors_of(encoded))
+                written = self.store.write(self.store.make_table(encoded))
+                fragments, replaced = fragments + written, replaced + [cut.document.id for cut in block if cut.is_known]
+                self._count(encoded, bar)
+                if time.perf_counter() - committed >= self.commit_s:
+                    self.store.commit(fragments, replaced=replaced)
+                    fragments, replaced, committed = [], [], time.perf_counter()
+        finally:
+            # Also when the job is interrupted: what was encoded is kept.
+            self.store.commit(fragments, replaced=replaced)
 
     def _count(self, encoded: Sequence[EncodedDocument], bar: JobProgress) -> None:
         num_tokens = sum(sum(document.num_tokens) for document in encoded)
@@ -311,7 +332,7 @@ def add_documents(
     num_chunks = 0
     for block in blocks(cuts, block_chunks):
         encoded = encode_block(block, encoder, policy, is_added=True)
-        store.calibrate(_vectors(encoded))
+        store.calibrate(vectors_of(encoded))
         fragments += store.write(store.make_table(encoded))
         num_chunks += sum(len(document.chunks) for document in encoded)
     store.commit(fragments, replaced=[document.id for document in documents])
@@ -323,7 +344,8 @@ def stamp(modified_ns: int, num_bytes: int) -> str:
     return f"{modified_ns} {num_bytes}"
 
 
-def _vectors(encoded: Sequence[EncodedDocument]) -> Any:
+def vectors_of(encoded: Sequence[EncodedDocument]) -> Any:
+    """[chunks, D] of all documents."""
     import numpy as np
 
     return np.concatenate([document.vectors for document in encoded])

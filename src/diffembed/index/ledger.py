@@ -62,6 +62,10 @@ class Ledger:
         place = self._place(id)
         return place is not None and not self._is_met[place]
 
+    def take_met(self, other: "Ledger") -> None:
+        """Counts as met what a copy of this ledger has met elsewhere."""
+        self._is_met |= other._is_met
+
     @property
     def num_gone(self) -> int:
         """Documents of the index that the run has not met."""
