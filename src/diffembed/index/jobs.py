@@ -71,7 +71,7 @@ class BuildReport:
 
 @dataclass(kw_only=True, slots=True)
 class Skips:
-    """Context manager: writes what was passed over to a file beside the one of the last run, which it replaces at the end."""
+    """Context manager: writes what was passed over beside the list of the last run, and replaces that at the end."""
 
     folder: Path
     num: int = 0
