@@ -28,7 +28,7 @@ from diffembed.index.hub import is_hub, stream_hub
 from diffembed.index.ledger import Ledger, State
 from diffembed.index.maintenance import tidy
 from diffembed.index.progress import JobProgress
-from diffembed.index.settings import IndexSettings, Precision, identify, index_folder, load_settings
+from diffembed.index.settings import SETTINGS_FILE, IndexSettings, Precision, identify, index_folder, load_settings
 from diffembed.index.store import EncodedDocument, Store, has_table
 from diffembed.index.writing import disk_errors, writer_lock
 from diffembed.records import Document, Encoder
@@ -126,8 +126,9 @@ def build_index(
     if ray is None and cores_per_actor is not None:
         raise ConfigError("cores_per_actor parts a Ray cluster among encoders; it has no effect without ray")
     folder = index_folder(name_or_path)
-    stored = load_settings(folder) if (folder / "index.json").exists() else None
-    if folder.exists() and stored is None and _holds_other_things(folder):
+    has_index = (folder / SETTINGS_FILE).exists()
+    stored = _stored(folder, may_be_damaged=is_replaced) if has_index else None
+    if folder.exists() and not has_index and _holds_other_things(folder):
         raise ConfigError(f"{folder} is no index and not empty; choose another name")
     if not sources and not (stored and stored.sources):
         raise ConfigError("name at least one source: a folder, a file, - or hf://datasets/OWNER/NAME")
@@ -142,7 +143,7 @@ def build_index(
         sources=_absolute(sources) if sources else stored.sources if stored else (),
         reading=reading or (stored.reading if stored else ReadOptions()),
     )
-    staged = folder.with_name(f".{folder.name}.new") if is_replaced and stored else folder
+    staged = folder.with_name(f".{folder.name}.new") if is_replaced and has_index else folder
     if stored and not is_replaced and (differences := stored.differences(settings)):
         raise StoreError(
             f"{folder} was made with {', '.join(differences)}, which is not what is asked for now; "
@@ -369,6 +370,15 @@ def _loading(encoder: Encoder) -> dict[str, Any]:
         "max_tokens": encoder.max_tokens,
         **({"dims": dims} if dims else {}),
     }
+
+
+def _stored(folder: Path, *, may_be_damaged: bool) -> IndexSettings | None:
+    try:
+        return load_settings(folder)
+    except StoreError:
+        if may_be_damaged:
+            return None
+        raise
 
 
 def _holds_other_things(folder: Path) -> bool:

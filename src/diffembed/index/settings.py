@@ -92,7 +92,10 @@ def load_settings(folder: Path) -> IndexSettings:
             }
         )
     except (KeyError, TypeError, AttributeError, ValueError, OSError) as error:
-        raise StoreError(f"{path} is damaged: {error}") from error
+        raise StoreError(
+            f"{path} is damaged ({error}); "
+            f"make the index anew with: diffembed index build {folder.name} SOURCE --replace"
+        ) from error
 
 
 def index_folder(name_or_path: str | Path) -> Path:
