@@ -237,6 +237,7 @@ def test_a_source_that_is_not_there_or_has_no_text_changes_nothing(corpus: Path,
         build_index(tmp_path / "ix", embedder=Counting())
     with pytest.raises(InputError, match="there is no file or folder"):
         build_index(tmp_path / "none", [tmp_path / "missing"], embedder=Counting())
+    assert not (tmp_path / "none").exists()
     build_index(tmp_path / "ix", [corpus], embedder=Counting())
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "blank.txt").write_text("  \n")
@@ -276,3 +277,20 @@ def test_a_lone_surrogate_is_kept_as_a_replacement_character(tmp_path: Path, row
     (tmp_path / "rows.jsonl").write_text('{"id": "a", "text": "lone \\ud800 half"}\n')
     build_index(tmp_path / "ix", [tmp_path / "rows.jsonl"], embedder=Counting())
     assert [row["text"] for row in rows_of(tmp_path / "ix")] == ["lone \ufffd half"]
+
+
+def test_a_data_set_of_the_hub_is_a_source(tmp_path: Path, rows_of: Rows) -> None:
+    pytest.importorskip("datasets", reason="the extra `train` is not installed")
+    (tmp_path / "set").mkdir()
+    lines = [{"id": "a", "text": "Tides rise."}, {"id": "b", "text": None}, {"id": "c", "text": "Tides fall."}]
+    (tmp_path / "set" / "train.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    address = f"hf://datasets/{tmp_path / 'set'}"
+    report = build_index(tmp_path / "ix", [address], embedder=Counting())
+    assert [(row["id"], row["text"]) for row in rows_of(tmp_path / "ix")] == [
+        ("a", "Tides rise."),
+        ("c", "Tides fall."),
+    ]
+    assert (report.num_documents, report.num_skipped) == (2, 1)
+    assert build_index(tmp_path / "ix", embedder=Counting()).num_encoded == 0
+    with pytest.raises(ConfigError, match=r"is no address; write hf://datasets/OWNER/NAME"):
+        build_index(tmp_path / "ix", ["hf://datasets/a/b?branch=c"], embedder=Counting())

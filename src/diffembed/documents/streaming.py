@@ -79,7 +79,13 @@ def stream_texts(
     Ids: `folder/path/in/it` for files, the row's own for rows, else `file#number`.
     Raises InputError for a source that does not exist and ConfigError for two of one name, before any is read.
     """
-    options = options or ReadOptions()
+    check_sources(sources)
+    names = [_source_id(source) for source in sources]
+    return _stream(list(zip(sources, names, strict=True)), options or ReadOptions(), on_skip)
+
+
+def check_sources(sources: Sequence[Path | str]) -> None:
+    """Raises InputError for a source that does not exist and ConfigError for two of one name."""
     names = [_source_id(source) for source in sources]
     for name in names:
         if names.count(name) > 1:
@@ -87,7 +93,6 @@ def stream_texts(
     for source in sources:
         if str(source) != "-" and not Path(source).exists():
             raise InputError(f"there is no file or folder {name_of(source)}")
-    return _stream(list(zip(sources, names, strict=True)), options, on_skip)
 
 
 def _source_id(source: Path | str) -> str:

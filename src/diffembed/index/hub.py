@@ -23,18 +23,23 @@ def is_hub(source: object) -> bool:
     return str(source).startswith("hf://")
 
 
+def parse_address(source: str) -> tuple[str, str | None, dict[str, str]]:
+    """(repository, commit, config and split). Raises ConfigError for what is no address."""
+    match = _ADDRESS.fullmatch(source)
+    query = dict(parse_qsl(match["query"] or "")) if match else {}
+    if match is None or not set(query) <= {"config", "split"}:
+        raise ConfigError(f"{source} is no address; write {PREFIX}OWNER/NAME, then @COMMIT or ?config=C&split=S")
+    return match["name"], match["revision"], query
+
+
 def stream_hub(source: str, options: ReadOptions, *, on_skip: OnSkip) -> Iterator[FoundText]:
     """A text per row, streamed; ids are the rows' own, else `NAME#number`.
 
     Raises ConfigError for a malformed address, InputError for a set that cannot be reached.
     """
-    match = _ADDRESS.fullmatch(source)
-    query = dict(parse_qsl(match["query"] or "")) if match else {}
-    if match is None or not set(query) <= {"config", "split"}:
-        raise ConfigError(f"{source} is no address; write {PREFIX}OWNER/NAME, then @COMMIT or ?config=C&split=S")
-    repository = match["name"]
-    revision = pin_revision(repository, match["revision"])
-    rows = stream_rows(repository, config=query.get("config"), split=query.get("split", "train"), revision=revision)
+    repository, revision, query = parse_address(source)
+    commit = pin_revision(repository, revision)
+    rows = stream_rows(repository, config=query.get("config"), split=query.get("split", "train"), revision=commit)
     columns: tuple[str, str | None] | None = None
     for number, (place, row) in enumerate(rows, start=1):
         try:

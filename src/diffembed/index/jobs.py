@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diffembed.documents import ChunkPolicy, FoundText, ReadOptions, stream_texts
+from diffembed.documents import ChunkPolicy, FoundText, ReadOptions, check_sources, stream_texts
 from diffembed.embedding.embedder import Embedder
 from diffembed.errors import ConfigError, EmptyInputError, InputError, StoreError
 from diffembed.index.encoding import (
@@ -24,7 +24,7 @@ from diffembed.index.encoding import (
     encode_block,
     hash_document,
 )
-from diffembed.index.hub import is_hub, stream_hub
+from diffembed.index.hub import is_hub, parse_address, stream_hub
 from diffembed.index.ledger import Ledger, State
 from diffembed.index.maintenance import tidy
 from diffembed.index.progress import JobProgress
@@ -132,6 +132,9 @@ def build_index(
         raise ConfigError(f"{folder} is no index and not empty; choose another name")
     if not sources and not (stored and stored.sources):
         raise ConfigError("name at least one source: a folder, a file, - or hf://datasets/OWNER/NAME")
+    check_sources([source for source in sources if not is_hub(source)])
+    for source in filter(is_hub, map(str, sources)):
+        parse_address(source)
     settings = IndexSettings(
         model=embedder.name,
         model_hash=identify(embedder),
