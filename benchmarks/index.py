@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.index_data import MODEL, NOISE, encoded, million, real_chunks, real_queries, widen
+from benchmarks.index_data import MODEL, NOISE, NUM_CHUNKS, encoded, million, real_chunks, real_queries, widen
 from benchmarks.index_table import make_table
 from benchmarks.report import write_section
 from diffembed.provenance import atomic_file, environment, user_cache, write_json
@@ -31,7 +31,7 @@ from diffembed.records import Document, Vectors
 RESULT = Path(__file__).parent / "results" / "index.json"
 PARTS = ("million", "real", "job", "ray")
 NUM_VECTORS, DIM = 1_000_000, 640
-NUM_QUERIES, NUM_WARM = 500, 50
+NUM_QUERIES, NUM_WARM = 200, 20
 TOP_K = 10
 OVERSAMPLE = 10
 """Of the rivals that rescore, as in `diffembed.index.search`."""
@@ -242,17 +242,18 @@ def compete(name: str, spec: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def compare(files: dict[str, str], contestants: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Every contestant on one file, with recall@10 against the exact search, which comes first."""
+def compare(
+    files: dict[str, str], contestants: dict[str, dict[str, Any]], rows: dict[str, Any], save: Callable[[], None]
+) -> None:
+    """Adds a row for every contestant, with recall@10 against the exact search, which comes first."""
     exact: list[list[int]] = []
-    rows = {}
     for name, spec in contestants.items():
         row = compete(name, {**spec, **files})
         found = row.pop("found")
         exact = exact or found
         row["recall"] = float(np.mean([len(set(a) & set(b)) / TOP_K for a, b in zip(found, exact, strict=True)]))
         rows[name] = {**row, "settings": spec}
-    return rows
+        save()
 
 
 def kept(name: str, make: Callable[[], Iterator[Vectors]], shape: tuple[int, int]) -> str:
@@ -274,30 +275,30 @@ def spread(queries_QD: Vectors) -> Vectors:
     return queries_QD[:: max(1, len(queries_QD) // NUM_QUERIES)][:NUM_QUERIES]
 
 
-def measure_million(scale: float) -> dict[str, Any]:
+def measure_million(scale: float, num_chunks: int, result: dict[str, Any], save: Callable[[], None]) -> None:
     """Part `million`."""
     num = int(NUM_VECTORS * scale)
-    chunks = encoded(real_chunks(), "document")
-    chunks = chunks[: int(len(chunks) * min(1.0, scale * 10))]
+    chunks = encoded(real_chunks(num_chunks), "document")
     queries = widen(spread(encoded(real_queries(), "query")), DIM)
     files = {
-        "vectors": kept(f"million-{num}-{DIM}-{NOISE}", lambda: million(chunks, num, DIM), (num, DIM)),
+        "vectors": kept(f"million-{num}-{DIM}-{NOISE}-{len(chunks)}", lambda: million(chunks, num, DIM), (num, DIM)),
         "queries": kept(f"million-queries-{DIM}", lambda: iter([queries]), queries.shape),
     }
     partitions = max(1, num // 4096)
     contestants: dict[str, dict[str, Any]] = {
         "exact numpy": {"kind": "numpy"},
         "diffembed index, float32": {"kind": "index"},
+        "faiss IVF-PQ, rescored": {"kind": "faiss_ivf_pq", "partitions": partitions, "probes": 32},
         "diffembed index, int8": {"kind": "index", "precision": "int8"},
-        "faiss IVF-PQ, rescored": {"kind": "faiss_ivf_pq", "partitions": partitions, "probes": 20},
         "faiss HNSW, 8 bits": {"kind": "faiss_hnsw", "links": 16, "storage": "SQ8", "construction": 40, "search": 128},
     }
-    return {"num_vectors": num, "dim": DIM, "num_queries": len(queries), "rows": compare(files, contestants)}
+    result |= {"num_vectors": num, "dim": DIM, "num_chunks": len(chunks), "num_queries": len(queries), "rows": {}}
+    compare(files, contestants, result["rows"], save)
 
 
-def measure_real(scale: float) -> dict[str, Any]:
+def measure_real(scale: float, num_chunks: int, result: dict[str, Any], save: Callable[[], None]) -> None:
     """Part `real`."""
-    chunks = encoded(real_chunks(), "document")
+    chunks = encoded(real_chunks(num_chunks), "document")
     chunks = chunks[: int(len(chunks) * scale)]
     queries = spread(encoded(real_queries(), "query"))
     num, dim = chunks.shape
@@ -309,12 +310,12 @@ def measure_real(scale: float) -> dict[str, Any]:
         "exact numpy": {"kind": "numpy"},
         "diffembed index, float32": {"kind": "index"},
         "diffembed index, int8": {"kind": "index", "precision": "int8"},
-        "faiss IVF-PQ, rescored": {"kind": "faiss_ivf_pq", "partitions": max(1, num // 4096), "probes": 20},
+        "faiss IVF-PQ, rescored": {"kind": "faiss_ivf_pq", "partitions": max(1, num // 4096), "probes": 32},
         "faiss HNSW": {"kind": "faiss_hnsw", "links": 32, "storage": "Flat", "construction": 40, "search": 64},
     }
-    rows = compare(files, contestants)
-    hybrid = compete("questions of people", {"kind": "hybrid", **files})
-    return {"num_vectors": num, "dim": dim, "num_queries": len(queries), "rows": rows, "questions": hybrid}
+    result |= {"num_vectors": num, "dim": dim, "num_queries": len(queries), "rows": {}}
+    result["questions"] = compete("questions of people", {"kind": "hybrid", **files})
+    compare(files, contestants, result["rows"], save)
 
 
 def corpus_file(folder: Path, num_chunks: int) -> Path:
@@ -341,12 +342,12 @@ def build(folder: Path, source: Path, embedder: Any, **more: Any) -> tuple[float
     return time.perf_counter() - started, dataclasses.asdict(report)
 
 
-def measure_job(scale: float) -> dict[str, Any]:
+def measure_job(scale: float, num_chunks: int, result: dict[str, Any], save: Callable[[], None]) -> None:
     """Part `job`: the same texts by `Embedder.encode` and by a build, in turn; weights are loaded before."""
     from diffembed import Embedder
 
     embedder = Embedder.load(MODEL)
-    texts = real_chunks(int(JOB_CHUNKS * scale))
+    texts = real_chunks(int(min(num_chunks, JOB_CHUNKS) * scale))
     raw, job, tokens = [], [], 0
     with tempfile.TemporaryDirectory(prefix="diffembed-bench-") as place:
         source = corpus_file(Path(place), len(texts))
@@ -359,35 +360,30 @@ def measure_job(scale: float) -> dict[str, Any]:
             job.append(seconds)
             print(f"job: raw {raw[-1]:.1f} s, build {job[-1]:.1f} s", file=sys.stderr, flush=True)
     overhead = statistics.median(ours / engine for ours, engine in zip(job, raw, strict=True)) - 1
-    return {"num_chunks": len(texts), "num_tokens": tokens, "raw_s": raw, "job_s": job, "overhead": overhead}
+    result |= {"num_chunks": len(texts), "num_tokens": tokens, "raw_s": raw, "job_s": job, "overhead": overhead}
 
 
-def measure_ray(scale: float) -> dict[str, Any]:
+def measure_ray(scale: float, num_chunks: int, result: dict[str, Any], save: Callable[[], None]) -> None:
     """Part `ray`: one build by the local path, one on a cluster of this machine, whose start is not counted."""
-    import functools
-
     import ray
 
     from diffembed import Embedder
-    from diffembed.index.ray_jobs import RayJob
 
     embedder = Embedder.load(MODEL)
-    num_chunks = int(RAY_CHUNKS * scale)
+    num_chunks = int(min(num_chunks, RAY_CHUNKS) * scale)
     with tempfile.TemporaryDirectory(prefix="diffembed-bench-") as place:
         source = corpus_file(Path(place), num_chunks)
         local_s, report = build(Path(place) / "local", source, embedder)
         ray.init(include_dashboard=False, logging_level="ERROR", log_to_driver=False)
         try:
             # Starting includes loading the weights in the actor: a build of one block takes it all.
-            small = corpus_file_of(Path(place) / "small", 16)
-            start_s, _ = build(Path(place) / "warm", small, embedder, job=functools.partial(RayJob, address="auto"))
-            whole_s, on_ray = build(
-                Path(place) / "ray", source, embedder, job=functools.partial(RayJob, address="auto")
-            )
+            (Path(place) / "small").mkdir()
+            start_s, _ = build(Path(place) / "warm", corpus_file(Path(place) / "small", 16), embedder, ray="auto")
+            whole_s, on_ray = build(Path(place) / "ray", source, embedder, ray="auto")
         finally:
             ray.shutdown()
     assert on_ray["num_tokens"] == report["num_tokens"] and on_ray["num_chunks"] == report["num_chunks"]
-    return {
+    result |= {
         "num_chunks": num_chunks,
         "num_tokens": report["num_tokens"],
         "local_s": local_s,
@@ -397,17 +393,12 @@ def measure_ray(scale: float) -> dict[str, Any]:
     }
 
 
-def corpus_file_of(folder: Path, num_chunks: int) -> Path:
-    """As `corpus_file`, in a folder of its own."""
-    folder.mkdir()
-    return corpus_file(folder, num_chunks)
-
-
 def main() -> None:
     """Runs the parts and writes the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--chunks", type=int, default=NUM_CHUNKS, help="real texts that are encoded")
     parser.add_argument("--scale", type=float, default=1.0, help="share of the sizes; below 1 nothing is written")
     arguments = parser.parse_args()
     if arguments.worker:
@@ -416,18 +407,18 @@ def main() -> None:
     measure = {"million": measure_million, "real": measure_real, "job": measure_job, "ray": measure_ray}
     result = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     for part in arguments.only:
-        started = time.perf_counter()
-        result[part] = measure[part](arguments.scale)
-        result[part]["seconds"] = time.perf_counter() - started
+        result[part] = {}
+
+        def save() -> None:
+            """After every contestant, so that a run that is stopped has told what it measured."""
+            if arguments.scale >= 1:
+                made = {"date": time.strftime("%Y-%m-%d"), "command": "python -m benchmarks.index"}
+                write_json(RESULT, {**result, "environment": environment(), **made})
+                write_section("index", "Index", make_table(json.loads(RESULT.read_text())))
+
+        measure[part](arguments.scale, arguments.chunks, result[part], save)
+        save()
         print(json.dumps({part: result[part]}, indent=1), flush=True)
-        if arguments.scale >= 1:
-            result |= {
-                "environment": environment(),
-                "date": time.strftime("%Y-%m-%d"),
-                "command": "python -m benchmarks.index",
-            }
-            write_json(RESULT, result)
-            write_section("index", "Index", make_table(result))
 
 
 if __name__ == "__main__":

@@ -329,6 +329,8 @@ def _cluster(ray: Any, address: str) -> Iterator[None]:
     except ConnectionError as error:
         if address != AUTO:
             raise ConfigError(f"no Ray cluster answers at {address}; start one with: ray start --head") from error
+        # On a cluster of its own, the job steps back behind nothing.
+        os.environ.setdefault("RAY_worker_niceness", "0")
         ray.init(include_dashboard=False, **quiet)
     try:
         yield
