@@ -63,6 +63,8 @@ class RayJob(Job):
             replaced: list[str] = []
             committed = time.perf_counter()
             for done in self._stream(ray, ledger):
+                if done.error is not None:
+                    raise done.error
                 if done.encoded is not None:
                     fragments += done.encoded.fragments
                     replaced += done.encoded.replaced
@@ -105,12 +107,9 @@ class RayJob(Job):
             for row in done.iter_rows():
                 yield pickle.loads(row["done"])
         except ray.exceptions.RayError as error:
-            cause = _cause(error)
-            if isinstance(cause, DiffEmbedError):
-                raise cause from error
             raise ResourceError(
-                f"the cluster gave up: {str(cause or error).strip().splitlines()[-1]}; "
-                "what was committed before is kept: run it again"
+                f"the cluster gave up ({type(error).__name__}); what was committed before is kept: run it again, "
+                "with --debug for what Ray says"
             ) from error
 
     def _shipped(self) -> Encoder | dict[str, Any]:
@@ -185,6 +184,7 @@ class _Done:
 
     news: _News
     encoded: _Encoded | None = None
+    error: DiffEmbedError | None = None
 
 
 @dataclass(kw_only=True, slots=True)
@@ -271,34 +271,51 @@ class _Worker:
     """An actor: loads the encoder once, then turns blocks into fragments of the table."""
 
     def __init__(self, folder: str, settings: IndexSettings, shipped: Any, cores: int) -> None:
-        import ray
-        import torch
-
-        torch.set_num_threads(cores)
-        if not (Path(folder) / "index.json").exists():
-            raise StoreError(
-                f"{folder} is not there on machine {ray.util.get_node_ip_address()}; "
-                "put the index into a folder that all machines of the cluster share"
-            )
+        # An actor that fails here is started again and again, so what can go wrong waits for the first block.
+        self.folder = Path(folder)
         self.settings = settings
-        self.store = Store.open(Path(folder))
-        self.encoder = _open(ray.get(shipped))
-        found = identify(self.encoder)
-        if found != settings.model_hash:
-            raise StoreError(
-                f"machine {ray.util.get_node_ip_address()} loads another {settings.model} ({found}) than the one the "
-                f"index is made with ({settings.model_hash})"
-            )
+        self.shipped = shipped
+        self.cores = cores
+        self.encoder: Encoder | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """One row in, one row out."""
         import numpy as np
 
         block, news = pickle.loads(batch["block"][0]), pickle.loads(batch["news"][0])
-        done = _Done(news=news, encoded=self._encode(block) if block else None)
+        done = _Done(news=news)
+        try:
+            if self.encoder is None:
+                self._start()
+            done.encoded = self._encode(block) if block else None
+        except DiffEmbedError as error:
+            # Ray would keep its words and lose the error.
+            done.error = error
         return {"done": np.array([pickle.dumps(done)], dtype=object)}
 
+    def _start(self) -> None:
+        import ray
+        import torch
+
+        torch.set_num_threads(self.cores)
+        here = ray.util.get_node_ip_address()
+        if not (self.folder / "index.json").exists():
+            raise StoreError(
+                f"{self.folder} is not there on machine {here}; "
+                "put the index into a folder that all machines of the cluster share"
+            )
+        self.store = Store.open(self.folder)
+        encoder = _open(ray.get(self.shipped))
+        found = identify(encoder)
+        if found != self.settings.model_hash:
+            raise StoreError(
+                f"machine {here} loads another {self.settings.model} ({found}) than the one the index is made with "
+                f"({self.settings.model_hash})"
+            )
+        self.encoder = encoder
+
     def _encode(self, block: Sequence[CutDocument]) -> _Encoded:
+        assert self.encoder is not None
         started = time.perf_counter()
         encoded = encode_block(block, self.encoder, self.settings.chunks)
         seconds = time.perf_counter() - started
@@ -350,19 +367,6 @@ def _small_blocks(ray: Any) -> Iterator[None]:
         yield
     finally:
         context.target_max_block_size, context.enable_progress_bars = before
-
-
-def _cause(error: BaseException) -> BaseException | None:
-    """The error of ours that lies at the bottom of one of Ray's, or else its innermost one."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, DiffEmbedError):
-            return seen
-        inner = getattr(seen, "cause", None) or seen.__cause__
-        if inner is None or inner is seen:
-            return seen
-        seen = inner
-    return None
 
 
 def _import_ray() -> Any:
