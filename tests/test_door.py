@@ -27,7 +27,19 @@ def seconds(code: str) -> float:
 def test_the_door_has_these_names_and_no_others() -> None:
     assert sorted(diffembed.__all__) == dir(diffembed)
     assert dir(diffembed) == sorted(
-        ["DiffEmbedError", "Document", "Embedder", "Encoder", "Query", "adapt", "evaluate", "load_backbone", "train"]
+        [
+            "DiffEmbedError",
+            "Document",
+            "Embedder",
+            "Encoder",
+            "Index",
+            "Query",
+            "adapt",
+            "build_index",
+            "evaluate",
+            "load_backbone",
+            "train",
+        ]
     )
 
 

@@ -16,6 +16,8 @@ _DOOR = {
     "Encoder": "diffembed.records",
     "Query": "diffembed.records",
     "evaluate": "diffembed.evaluation.run",
+    "Index": "diffembed.index.index",
+    "build_index": "diffembed.index.jobs",
     "adapt": "diffembed.training.adapt",
     "train": "diffembed.training.contrast",
 }
@@ -25,11 +27,25 @@ if TYPE_CHECKING:
     from diffembed.embedding.embedder import Embedder
     from diffembed.errors import DiffEmbedError
     from diffembed.evaluation.run import evaluate
+    from diffembed.index.index import Index
+    from diffembed.index.jobs import build_index
     from diffembed.records import Document, Encoder, Query
     from diffembed.training.adapt import adapt
     from diffembed.training.contrast import train
 
-__all__ = ["DiffEmbedError", "Document", "Embedder", "Encoder", "Query", "adapt", "evaluate", "load_backbone", "train"]
+__all__ = [
+    "DiffEmbedError",
+    "Document",
+    "Embedder",
+    "Encoder",
+    "Index",
+    "Query",
+    "adapt",
+    "build_index",
+    "evaluate",
+    "load_backbone",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -8,6 +8,7 @@ DiffEmbedError
         OverflowingTextError    a text longer than the model reads, under the policy `error`
     CheckpointError             weights that are missing, damaged, unsafe, or of another model
         ConversionError         a published checkpoint that cannot be turned into a native one
+    StoreError                  an index that is missing, damaged, in use, or made in another way than asked
     AttentionContractError      a network whose attention is not what it is declared to be
     MissingExtraError           an optional library that is not installed; names the extra
     ResourceError               memory, disk or another resource ran out
@@ -55,6 +56,10 @@ class CheckpointError(DiffEmbedError):
 
 class ConversionError(CheckpointError):
     """A published checkpoint that cannot be turned into a native one."""
+
+
+class StoreError(DiffEmbedError):
+    """An index that is missing, damaged, in use by another writer, or made in another way than asked."""
 
 
 class AttentionContractError(DiffEmbedError):

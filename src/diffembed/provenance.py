@@ -34,6 +34,15 @@ def user_cache() -> Path:
     return Path(platformdirs.user_cache_dir("diffembed"))
 
 
+def user_data() -> Path:
+    """Folder for what people make and want to keep: `$DIFFEMBED_HOME`, else the platform's data folder."""
+    if chosen := os.environ.get("DIFFEMBED_HOME"):
+        return Path(chosen)
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("diffembed"))
+
+
 @contextlib.contextmanager
 def atomic_file(path: Path | str) -> Iterator[Path]:
     """A temporary path beside `path`; renamed over it when the block ends well, deleted otherwise.

@@ -33,6 +33,8 @@ class Document:
     """Offset of the first character in the source text."""
     line: int = 1
     """Line number of the first character in the source text, from 1."""
+    parent: str = ""
+    """Id of the document it is a passage of; empty where it is not known to be one."""
 
     @property
     def full_text(self) -> str:

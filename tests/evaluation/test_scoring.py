@@ -1,6 +1,5 @@
 import dataclasses
 
-import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
@@ -14,9 +13,7 @@ from diffembed.evaluation.systems.searching import (
     DenseSystem,
     HybridSystem,
     LexicalSystem,
-    dequantise,
     fuse,
-    quantise_int8,
 )
 from diffembed.records import Query
 
@@ -96,17 +93,12 @@ def test_hybrid_and_int8_carry_their_names(beir_folder, words):
     (task,) = read_folder(beir_folder)
     assert HybridSystem(dense(words)).labels == ("words+bm25",)
     assert score_task(HybridSystem(dense(words)), task)["words+bm25"].value == 1.0
-    assert score_task(dense(words, precision="int8"), task)["words+int8"].value == 1.0
+    for precision in ("int8", "binary+int8"):
+        assert score_task(dense(words, precision=precision), task)[f"words+{precision}"].value == 1.0
+    assert 0.5 < score_task(dense(words, precision="binary"), task)["words+binary"].value < 1.0, "signs lose a query"
+    assert score_task(dense(words, dims=128, precision="int8"), task)["words+128+int8"].value == 1.0
     with pytest.raises(UnknownNameError, match="int4"):
         dense(words, precision="int4")
-
-
-def test_int8_codes_are_within_half_a_step():
-    vectors = np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32)
-    vectors[:, 3] = 0
-    codes, step = quantise_int8(vectors)
-    assert codes.dtype == np.int8 and np.abs(codes).max() == 127
-    assert np.all(np.abs(dequantise(codes, step) - vectors) <= step / 2 + 1e-6)
 
 
 def test_a_misspelt_measure_is_refused_before_anything_is_read(beir_folder, words):

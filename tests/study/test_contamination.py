@@ -5,7 +5,7 @@ import random
 import pytest
 
 from diffembed.data.formats import Triplet
-from diffembed.evaluation.needles import FACTS
+from diffembed.evaluation.suites.needles import FACTS
 from diffembed.evaluation.tasks import Task
 from diffembed.records import Document, Query
 from diffembed.study.contamination import MAX_COVER, find_contamination

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from diffembed.evaluation.measures import spearman
 from diffembed.evaluation.results import load_result, save_result
-from diffembed.evaluation.significance import Comparison, Interval, holm
+from diffembed.evaluation.statistics.measures import spearman
+from diffembed.evaluation.statistics.significance import Comparison, Interval, holm
 from diffembed.study import findings as findings_module
 from diffembed.study.claims import judge
 from diffembed.study.findings import Findings, SkillTest, find

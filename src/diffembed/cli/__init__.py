@@ -33,6 +33,7 @@ COMMANDS = {
         "diffembed.cli.direction:direction",
         "Evaluate one model with its attention, causal and anti-causal.",
     ),
+    "precision": ("diffembed.cli.precision:precision", "Measure what fewer bytes per vector cost."),
     "leakage": ("diffembed.cli.leakage:leakage", "Check whether training rows hold what a suite tests."),
     "reproduce": ("diffembed.cli.reproduce:reproduce", "Run one row of the paper's tables and subtract."),
     "mine": ("diffembed.cli.mine:mine", "Mine hard negatives for training rows."),
@@ -46,6 +47,7 @@ COMMANDS = {
 """Verb -> import string of its function, first line of its docstring (a test compares them)."""
 
 NOUNS = {
+    "index": ("diffembed.cli.index:app", "Keep the vectors of a corpus on disk and search them."),
     "study": ("diffembed.cli.study:app", "Compare ways of making an embedder, from a plan to a report."),
     "reasonaug": ("diffembed.cli.reasonaug:app", "Make training rows for reasoning with any language model."),
 }

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from diffembed.documents.chunking import CHUNK_CHARS, ChunkPolicy, cut_document
 from diffembed.documents.decoding import decode, name_of, open_bytes
 from diffembed.documents.rows import ROW_FORMATS, read_rows
 from diffembed.errors import ConfigError, EmptyInputError, InputError
@@ -27,29 +28,11 @@ TEXT_SUFFIXES = frozenset(_SUFFIX_WORDS.split())
 GENERATED_FOLDERS = frozenset({"__pycache__", "build", "dist", "node_modules", "target"})
 """Folders whose content is made from other files; `read_corpus` passes over them, hidden ones and environments."""
 
-CHUNK_CHARS = 640
-"""Longest chunk. Chosen because all prose and nearly all source code of this length fits the 256 tokens that small
-encoders read: of the chunks of Python's asyncio none is longer, at 1,000 characters every eighth is."""
-
 LINE_CHARS = 68
 """Longest piece of a line that `lines_about` gives: a row of a terminal of 80 columns, beside the line's number."""
 
 STEM_LETTERS = 6
 """Letters by which `lines_about` compares words. Chosen because most English endings begin after them."""
-
-# From the best place to cut to the worst; a match ends where the next chunk begins.
-_CUTS = tuple(
-    re.compile(pattern)
-    for pattern in (
-        r"\n(?=#{1,6} )",  # before a markdown heading
-        r"\n[ \t\r]*\n(?=\S)",  # between paragraphs, or definitions that start at the margin
-        r"\n[ \t\r]*\n",
-        r"\n",
-        r"(?<=[.!?])\s+|(?<=[\u3002\uff01\uff1f])",  # after a sentence, western or CJK
-        r"\s+",
-    )
-)
-_BLANK_LINES = re.compile(r"(?:[^\S\n]*\n)*")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,31 +86,8 @@ def make_chunks(document: Document, *, max_chars: int = CHUNK_CHARS, counts_line
     """
     if max_chars < 1:
         raise ConfigError(f"max_chars must be at least 1, got {max_chars}")
-    text = document.text
-    chunks: list[Document] = []
-    position, counted, line = 0, 0, document.line
-    while position < len(text):
-        end = _cut_after(text, position, max_chars)
-        # Blank lines in front go; the indentation of the first line of text stays.
-        start = _blank_end(text, position, end)
-        piece = text[start:end].rstrip()
-        position = end
-        if not piece:
-            continue
-        line += text.count("\n", counted, start) if counts_lines else 0
-        counted = start
-        whole = not chunks and not text[end:].strip()
-        chunks.append(
-            Document(
-                id=document.id if whole else f"{document.id}#{document.start + start}",
-                text=piece,
-                title=document.title,
-                source=document.source,
-                start=document.start + start,
-                line=line,
-            )
-        )
-    return chunks
+    policy = ChunkPolicy(kind="fixed", size=max_chars)
+    return cut_document(document, policy, counts_lines=counts_lines)
 
 
 def lines_about(text: str, question: str, *, num_lines: int = 3) -> list[tuple[int, str]]:
@@ -159,23 +119,6 @@ def _stems(text: str) -> set[str]:
     return {word[:STEM_LETTERS] for word in re.findall(r"\w+", text.casefold())}
 
 
-def _cut_after(text: str, start: int, max_chars: int) -> int:
-    """Where the chunk that begins at `start` ends: the last of the best cuts in the second half of its room."""
-    limit = start + max_chars
-    if limit >= len(text):
-        return len(text)
-    for pattern in _CUTS:
-        ends = [match.end() for match in pattern.finditer(text, start + max_chars // 2, limit)]
-        if ends and ends[-1] > start:
-            return ends[-1]
-    return limit
-
-
-def _blank_end(text: str, start: int, end: int) -> int:
-    match = _BLANK_LINES.match(text, start, end)
-    return match.end() if match else start
-
-
 def _read_folder(folder: Path) -> Corpus:
     documents: list[Document] = []
     skipped: dict[str, str] = {}
@@ -184,7 +127,7 @@ def _read_folder(folder: Path) -> Corpus:
         skipped[name_of(error.filename)] = f"cannot be read: {error.strerror}"
 
     for root, folders, names in os.walk(folder, onerror=note):
-        folders[:] = sorted(name for name in folders if not _is_passed_over(Path(root) / name))
+        folders[:] = sorted(name for name in folders if not is_passed_over(Path(root) / name))
         for path in sorted(Path(root) / name for name in names if not name.startswith(".")):
             if path.suffix and path.suffix.lower() not in TEXT_SUFFIXES:
                 skipped[name_of(path)] = "another kind of file"
@@ -214,5 +157,6 @@ def _some_of(skipped: Mapping[str, str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _is_passed_over(folder: Path) -> bool:
+def is_passed_over(folder: Path) -> bool:
+    """Whether a folder is hidden, made from other files, or an environment of Python."""
     return folder.name.startswith(".") or folder.name in GENERATED_FOLDERS or (folder / "pyvenv.cfg").exists()

@@ -6,8 +6,8 @@ Read `read_rows` first. Every complaint names the file with its line.
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping
-from itertools import chain
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,46 +28,89 @@ ROW_FORMATS = {
 """File suffix -> format of `read_rows`."""
 
 
+MAX_LINE_BYTES = 64 << 20
+"""A longer line is no row of text; reading stops there, before it fills the memory."""
+
+
 def read_rows(
-    source: Path | str, *, format: str | None = None, text_column: str | None = None, id_column: str | None = None
+    source: Path | str,
+    *,
+    format: str | None = None,
+    text_column: str | None = None,
+    id_column: str | None = None,
+    id_prefix: str = "",
+    on_bad: Callable[[InputError], None] | None = None,
 ) -> Iterator[Document]:
     """One Document per row of a file, or of standard input for `-`, streamed.
 
     format: txt (one text per line, blank lines kept), jsonl, csv, tsv or parquet; None goes by the suffix, and takes
         txt for standard input.
     text_column: None takes `text`, or the only column that is not an id or a title. A `title` column becomes the title.
-    id_column: None takes `_id` or `id`; rows without either are numbered from 1.
+    id_column: None takes `_id` or `id`; rows without either are numbered from 1,
+        with `id_prefix` before the number.
+    on_bad: told of every row that cannot be used, which is then left out; the caller looks after ids that occur twice.
+        None raises at the first.
     Raises InputError for what cannot be read, with its line, and for an id that occurs twice; EmptyInputError for none.
     """
     format = _row_format(source, format)
     if format == "txt" and (text_column or id_column):
         raise ConfigError("a txt file has no columns; text_column and id_column need jsonl, csv, tsv or parquet")
-    documents = _stream(source, format, text_column, id_column)
+    rows = _each_row(source, format, text_column, id_column, id_prefix, on_bad or _raise)
+    if on_bad is not None:
+        return (document for document, _ in rows)
+    documents = _checked(rows, name_of(source))
     # The first row is read at once, so that a file of no use is refused before a network is loaded for it.
     return chain([next(documents)], documents)
 
 
-def _stream(source: Path | str, format: str, text_column: str | None, id_column: str | None) -> Iterator[Document]:
-    name = name_of(source)
-    columns: tuple[str, str | None] | None = None
+def _checked(rows: Iterator[tuple[Document, bool]], name: str) -> Iterator[Document]:
+    """The documents; raises for an id that occurs twice, and at the end for a file without texts."""
     line_of_id: dict[str, int] = {}
     num_rows, has_text = 0, False
-    with open_bytes(source) as file:
-        for line, row in _rows(file, name, format):
-            columns = columns or _choose_columns(row, name, text_column, id_column)
-            document = _row_document(row, columns, f"{name}:{line}", name=name, line=line, number=num_rows + 1)
-            if columns[1] is not None:
-                if document.id in line_of_id:
-                    raise InputError(
-                        f"{name} has the id {document.id!r} twice, in rows {line_of_id[document.id]} and {line}; "
-                        "make ids unique or leave their column out"
-                    )
-                line_of_id[document.id] = line
-            num_rows += 1
-            has_text = has_text or bool(document.full_text.strip())
-            yield document
+    for document, has_own_id in rows:
+        if has_own_id:
+            if document.id in line_of_id:
+                raise InputError(
+                    f"{name} has the id {document.id!r} twice, in rows {line_of_id[document.id]} and {document.line}; "
+                    "make ids unique or leave their column out"
+                )
+            line_of_id[document.id] = document.line
+        num_rows += 1
+        has_text = has_text or bool(document.full_text.strip())
+        yield document
     if not has_text:
         raise EmptyInputError(f"{name} has no texts" if num_rows == 0 else f"{name} has only blank texts")
+
+
+def _each_row(
+    source: Path | str,
+    format: str,
+    text_column: str | None,
+    id_column: str | None,
+    id_prefix: str,
+    on_bad: Callable[[InputError], None],
+) -> Iterator[tuple[Document, bool]]:
+    """(document, whether its id is its own); bad rows go to `on_bad`, the number of a row counts them too."""
+    name = name_of(source)
+    columns: tuple[str, str | None] | None = None
+    with open_bytes(source) as file:
+        for number, (line, row) in enumerate(_rows(file, name, format), start=1):
+            try:
+                if isinstance(row, InputError):
+                    raise row
+                columns = columns or choose_columns(row, name, text_column, id_column)
+                number_id = f"{id_prefix}{number}"
+                document = row_document(row, columns, f"{name}:{line}", name=name, line=line, number_id=number_id)
+            except InputError as error:
+                if columns is None:
+                    raise
+                on_bad(error)
+                continue
+            yield document, columns[1] is not None
+
+
+def _raise(error: InputError) -> None:
+    raise error
 
 
 def _row_format(source: Path | str, format: str | None) -> str:
@@ -85,20 +128,35 @@ def _row_format(source: Path | str, format: str | None) -> str:
     return format
 
 
-def _rows(file: BinaryIO, name: str, format: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line, row); for parquet the number of the row stands for the line."""
-    if format == "txt":
-        for line, raw in enumerate(file, start=1):
-            yield line, {"text": decode(raw, name, line=line).removesuffix("\n").removesuffix("\r")}
-    elif format == "jsonl":
-        for line, raw in enumerate(file, start=1):
-            text = decode(raw, name, line=line)
-            if text.strip():
-                yield line, _json_row(text, f"{name}:{line}")
-    elif format == "parquet":
+def _rows(file: BinaryIO, name: str, format: str) -> Iterator[tuple[int, dict[str, Any] | InputError]]:
+    """(line, row, or what is wrong with it); for parquet the number of the row stands for the line.
+
+    Raises InputError where the rest of the file cannot be read either.
+    """
+    if format == "parquet":
         yield from _parquet_rows(file, name)
-    else:
+    elif format in ("csv", "tsv"):
         yield from _csv_rows(file, name, "\t" if format == "tsv" else ",")
+    else:
+        for line, raw in _lines(file, name):
+            try:
+                text = decode(raw, name, line=line)
+                if format == "txt":
+                    yield line, {"text": text.removesuffix("\n").removesuffix("\r")}
+                elif text.strip():
+                    yield line, _json_row(text, f"{name}:{line}")
+            except InputError as error:
+                yield line, error
+
+
+def _lines(file: BinaryIO, name: str) -> Iterator[tuple[int, bytes]]:
+    for line in count(1):
+        raw = file.readline(MAX_LINE_BYTES + 1)
+        if len(raw) > MAX_LINE_BYTES:
+            raise InputError(f"{name}:{line} is longer than {MAX_LINE_BYTES >> 20} MB; a row must fit on its line")
+        if not raw:
+            return
+        yield line, raw
 
 
 def _json_row(text: str, place: str) -> dict[str, Any]:
@@ -111,8 +169,8 @@ def _json_row(text: str, place: str) -> dict[str, Any]:
     return row
 
 
-def _csv_rows(file: BinaryIO, name: str, delimiter: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    lines = (decode(raw, name, line=line) for line, raw in enumerate(file, start=1))
+def _csv_rows(file: BinaryIO, name: str, delimiter: str) -> Iterator[tuple[int, dict[str, Any] | InputError]]:
+    lines = (decode(raw, name, line=line) for line, raw in _lines(file, name))
     # The module's limit of 131,072 characters per field is a process-wide guard; a long document may pass it.
     csv.field_size_limit(MAX_CSV_FIELD_CHARS)
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
@@ -123,9 +181,9 @@ def _csv_rows(file: BinaryIO, name: str, delimiter: str) -> Iterator[tuple[int, 
         for row in reader:
             if not row:
                 continue
-            if len(row) != len(header):
-                raise InputError(f"{name}:{reader.line_num} has {len(row)} fields where the header has {len(header)}")
-            yield reader.line_num, dict(zip(header, row, strict=True))
+            fields = f"{name}:{reader.line_num} has {len(row)} fields where the header has {len(header)}"
+            is_whole = len(row) == len(header)
+            yield reader.line_num, dict(zip(header, row, strict=True)) if is_whole else InputError(fields)
     except csv.Error as error:
         raise InputError(f"{name}:{reader.line_num} is not valid csv: {error}") from error
 
@@ -146,9 +204,10 @@ def _parquet_rows(file: BinaryIO, name: str) -> Iterator[tuple[int, dict[str, An
         raise InputError(f"{name} is not a parquet file, or it is cut short") from error
 
 
-def _choose_columns(
+def choose_columns(
     row: Mapping[str, Any], name: str, text_column: str | None, id_column: str | None
 ) -> tuple[str, str | None]:
+    """(column of the text, column of the id or None). Raises InputError where the row does not have them."""
     have = ", ".join(row) or "none"
     for column in (text_column, id_column):
         if column is not None and column not in row:
@@ -163,15 +222,16 @@ def _choose_columns(
     return text_column, id_column
 
 
-def _row_document(
-    row: Mapping[str, Any], columns: tuple[str, str | None], place: str, *, name: str, line: int, number: int
+def row_document(
+    row: Mapping[str, Any], columns: tuple[str, str | None], place: str, *, name: str, line: int, number_id: str
 ) -> Document:
+    """The row as a document; `number_id` is its id where it has none. Raises InputError for a value of no use."""
     text_column, id_column = columns
     text, title = row.get(text_column), row.get("title")
     if not isinstance(text, str):
         raise InputError(f"{place} must have a string in {text_column!r}, got {_shown(text)}")
     if id_column is None:
-        return Document(id=str(number), text=text, title=_title(title), source=name, line=line)
+        return Document(id=number_id, text=text, title=_title(title), source=name, line=line)
     identity = row.get(id_column)
     is_name = isinstance(identity, str | int) and not isinstance(identity, bool) and str(identity).isprintable()
     if not is_name or identity == "":

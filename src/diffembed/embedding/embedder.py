@@ -30,7 +30,7 @@ from diffembed.embedding.packing import default_budget, encode_packed
 from diffembed.embedding.pooling import find_pooling
 from diffembed.embedding.precision import cut_dims, normalise
 from diffembed.embedding.progress import EncodeProgress
-from diffembed.embedding.text import Kind, Overflow, TextTemplate, TokenizedText, Tokenizer
+from diffembed.embedding.text import Kind, Overflow, TextTemplate, TokenizedText, Tokenizer, WindowedText
 from diffembed.errors import CheckpointError, ConfigError, InputError
 from diffembed.provenance import atomic_folder, environment, write_json
 from diffembed.records import EncodeReport, Vectors
@@ -261,6 +261,10 @@ class Embedder:
     ) -> list[TokenizedText]:
         """What the network reads of each text; the same function builds the training batches."""
         return self._tokenizer.encode(texts, kind=kind, instruction=instruction, overflow=overflow)
+
+    def tokenize_windows(self, texts: Sequence[str], *, overlap_tokens: int) -> list[WindowedText]:
+        """Documents whole, in overlapping windows where they are long, with the place of every token."""
+        return self._tokenizer.encode_windows(texts, overlap_tokens=overlap_tokens)
 
     def _encode_tokenized(
         self,

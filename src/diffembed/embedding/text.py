@@ -76,6 +76,20 @@ class TokenizedText:
         return sum(len(window) for window in self.windows)
 
 
+@dataclass(frozen=True, slots=True)
+class WindowedText:
+    """A document in overlapping windows, each dressed like a text of its own, with the place of every token."""
+
+    windows: tuple[Tokens, ...]
+    """Empty for a text without any token."""
+    starts: tuple[int, ...]
+    """Of each window: the first of the text's own tokens that it reads."""
+    num_before: int
+    """Tokens of the template in front of the text's own, in every window."""
+    anchors: NDArray[np.int64]
+    """Of each of the text's own tokens: the character that decides to which part of the text it belongs."""
+
+
 class Tokenizer:
     """A checkpoint's tokenizer under a template."""
 
@@ -120,15 +134,7 @@ class Tokenizer:
         """
         if overflow not in OVERFLOWS:
             raise UnknownNameError.of("overflow policy", overflow, list(OVERFLOWS))
-        head = self._bos + self._before
-        prefix = self._encode_one(clean(self.template.instruction_text(kind, instruction)))
-        tail = self._after + self._tail
-        room = self.max_tokens - len(head) - len(prefix) - len(self._eos) - len(tail)
-        if room < 1:
-            raise ConfigError(
-                f"the instruction and the template take {self.max_tokens - room} tokens, the limit is "
-                f"{self.max_tokens}; shorten the instruction or raise max_tokens"
-            )
+        head, prefix, tail, room = self._parts(kind, instruction)
         encodings = self._backend.encode_batch([clean(text) for text in texts], add_special_tokens=False)
         results = []
         for position, encoding in enumerate(encodings):
@@ -143,6 +149,41 @@ class Tokenizer:
             results.append(TokenizedText(windows, is_truncated=is_long and overflow == "truncate"))
         return results
 
+    def encode_windows(self, texts: Sequence[str], *, overlap_tokens: int) -> list[WindowedText]:
+        """Documents whole: those beyond `max_tokens` in windows that share `overlap_tokens` with the one before.
+
+        Raises InputError for what is not a string, ConfigError for an overlap that leaves a window nothing new.
+        """
+        head, prefix, tail, room = self._parts("document", None)
+        if not 0 <= overlap_tokens < room:
+            raise ConfigError(f"overlap_tokens is {overlap_tokens}; a window holds {room} tokens, allowed is less")
+        step = room - overlap_tokens
+        results = []
+        cleaned = [clean(text) for text in texts]
+        for text, encoding in zip(cleaned, self._backend.encode_batch(cleaned, add_special_tokens=False), strict=True):
+            ids = encoding.ids
+            # The last window starts before the end of the one before it: no window repeats what others have read.
+            starts = tuple(range(0, max(len(ids) - overlap_tokens, 1), step)) if ids else ()
+            windows = tuple(self._dress(head, prefix, ids[start : start + room], tail) for start in starts)
+            results.append(WindowedText(windows, starts, len(head) + len(prefix), _anchors(text, encoding.offsets)))
+        return results
+
+    def _parts(self, kind: Kind, instruction: str | None) -> tuple[list[int], list[int], list[int], int]:
+        """(ids before the instruction, the instruction's, ids after the text, room for the text's own).
+
+        Raises ConfigError if the instruction leaves no room.
+        """
+        head = self._bos + self._before
+        prefix = self._encode_one(clean(self.template.instruction_text(kind, instruction)))
+        tail = self._after + self._tail
+        room = self.max_tokens - len(head) - len(prefix) - len(self._eos) - len(tail)
+        if room < 1:
+            raise ConfigError(
+                f"the instruction and the template take {self.max_tokens - room} tokens, the limit is "
+                f"{self.max_tokens}; shorten the instruction or raise max_tokens"
+            )
+        return head, prefix, tail, room
+
     def _dress(self, head: list[int], prefix: list[int], ids: list[int], tail: list[int]) -> Tokens:
         text = ids + self._eos
         whole = np.array(head + prefix + text + tail, dtype=np.int32)
@@ -152,6 +193,14 @@ class Tokenizer:
         stop = len(head) + len(prefix) + len(text)
         # A text without a token of its own pools nothing, not its instruction.
         return Tokens(whole, start, stop) if text else Tokens(whole, stop, stop)
+
+
+def _anchors(text: str, offsets: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
+    """First character of each token that is no space; of a token of spaces, its first."""
+    return np.array(
+        [next((i for i in range(start, stop) if not text[i].isspace()), start) for start, stop in offsets],
+        dtype=np.int64,
+    )
 
 
 def clean(text: str) -> str:

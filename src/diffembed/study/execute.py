@@ -14,7 +14,7 @@ from typing import Any
 from diffembed.evaluation.results import save_result, slug
 from diffembed.evaluation.run import EvaluateConfig, Evaluation, evaluate
 from diffembed.evaluation.scoring import TaskResult
-from diffembed.evaluation.suites import find_suite, read_tasks
+from diffembed.evaluation.suites.named import find_suite, read_tasks
 from diffembed.evaluation.tasks import AnyTask, LabelTask
 from diffembed.provenance import user_cache, write_json
 from diffembed.records import Encoder
@@ -125,7 +125,7 @@ def _evaluate(
 def _direct(store: Store, node: Node, config: ScoreConfig, notify: Notify) -> Callable[[Path], Mapping[str, Any]]:
     from diffembed.analysis.direction import ablate_direction
     from diffembed.embedding.embedder import Embedder
-    from diffembed.evaluation.recipes import limited
+    from diffembed.evaluation.systems.recipes import limited
 
     embedder = _embedder(store, node, config)
     assert isinstance(embedder, Embedder)

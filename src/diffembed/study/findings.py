@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffembed.evaluation.measures import ranks, spearman
 from diffembed.evaluation.scoring import TaskResult
-from diffembed.evaluation.significance import (
+from diffembed.evaluation.statistics.measures import ranks, spearman
+from diffembed.evaluation.statistics.significance import (
     Comparison,
     Interval,
     compare_statistic,
@@ -20,7 +20,7 @@ from diffembed.evaluation.significance import (
     holm,
     scores_interval,
 )
-from diffembed.evaluation.suites import SUITES
+from diffembed.evaluation.suites.named import SUITES
 from diffembed.study.graph import Graph, Node, make_graph
 from diffembed.study.plan import StudyPlan
 from diffembed.study.run import chosen_rates

@@ -53,7 +53,7 @@ def render_markdown(blocks: Sequence[Block]) -> str:
 
 def render_html(blocks: Sequence[Block], *, title: str) -> str:
     """The page as one self-contained HTML file, dressed as the other reports are."""
-    css = files("diffembed.evaluation").joinpath("report.css").read_text(encoding="utf-8")
+    css = files("diffembed.evaluation.reports").joinpath("page.css").read_text(encoding="utf-8")
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'

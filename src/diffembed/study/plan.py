@@ -12,8 +12,8 @@ from typing import Any, Literal
 from diffembed.backbones.registry import Attention
 from diffembed.embedding.text import TextTemplate
 from diffembed.errors import ConfigError, UnknownNameError
-from diffembed.evaluation.recipes import group_names
-from diffembed.evaluation.suites import COUNTED_BY, SUITES, find_suite
+from diffembed.evaluation.suites.named import COUNTED_BY, SUITES, find_suite
+from diffembed.evaluation.systems.recipes import group_names
 from diffembed.training.config import (
     BatchConfig,
     DataConfig,

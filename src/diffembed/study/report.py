@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffembed.evaluation.significance import Interval
+from diffembed.evaluation.statistics.significance import Interval
 from diffembed.provenance import atomic_file
 from diffembed.study.claims import judge, p_text
 from diffembed.study.cost import predicted_share

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from diffembed.errors import CheckpointError, ConfigError, InputError, UnknownNameError
 from diffembed.evaluation.results import load_result
 from diffembed.evaluation.scoring import TaskResult
-from diffembed.evaluation.suites import HAY_FILE, SUITES, data_folder, find_suite
+from diffembed.evaluation.suites.named import HAY_FILE, SUITES, data_folder, find_suite
 from diffembed.provenance import atomic_folder, environment, hash_config, hash_file, hash_text, write_json
 from diffembed.study.code import hash_code
 from diffembed.study.graph import CODE, Graph, Node, ScoreConfig, config_key

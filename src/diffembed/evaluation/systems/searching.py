@@ -1,4 +1,4 @@
-"""Systems that rank documents for queries: dense (float32 or int8), BM25, and the two fused.
+"""Systems that rank documents for queries: dense (in any precision), BM25, and the two fused.
 
 Read `DenseSystem.rank`. A system takes a `Task` and gives one run per label with what it read; the sentence and label
 tasks take its `read_plain`. This module knows nothing of measures, suites or files.
@@ -9,19 +9,21 @@ tasks take its `read_plain`. This module knows nothing of measures, suites or fi
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
-from diffembed.errors import ConfigError, UnknownNameError
+from diffembed.embedding.precision import Int8Codes, cut_dims, pack_signs, unpack_signs
+from diffembed.errors import UnknownNameError
 from diffembed.evaluation.systems.baselines import BM25
 from diffembed.evaluation.systems.ranking import DocumentOrder, search_vectors, top_hits
 from diffembed.evaluation.systems.reading import Reader, Reading
 from diffembed.records import Document, Query, Run, Vectors
 
-Precision = Literal["float32", "int8"]
-PRECISIONS: tuple[Precision, ...] = ("float32", "int8")
+Precision = Literal["float32", "int8", "binary", "binary+int8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+RESCORED = 100
+"""Documents that `binary+int8` finds by their signs and ranks by their bytes."""
 RRF_CONSTANT = 60
 """Added to the rank in reciprocal rank fusion. Source: Cormack et al. 2009."""
 FUSION_DEPTH = 1000
@@ -84,22 +86,31 @@ class System(Protocol):
 class DenseSystem:
     """Exact cosine search with the vectors of a reader."""
 
-    def __init__(self, reader: Reader, *, precision: Precision = "float32", sends_instructions: bool = True) -> None:
-        """precision: `int8` stores documents with one byte per component, calibrated on the corpus.
-
+    def __init__(
+        self,
+        reader: Reader,
+        *,
+        precision: Precision = "float32",
+        dims: int | None = None,
+        sends_instructions: bool = True,
+    ) -> None:
+        """precision: `int8` stores documents with one byte per component, calibrated on the corpus; `binary` documents
+            and queries with one bit; `binary+int8` finds 100 documents by their bits and ranks them by their bytes.
+        dims: components kept (Matryoshka); `None` keeps all.
         sends_instructions: False for encoders that were never trained with instructions; their own default prompt, if
-        any, is used instead.
+            any, is used instead.
         """
         if precision not in PRECISIONS:
             raise UnknownNameError.of("precision", precision, list(PRECISIONS))
         self.reader = reader
         self.precision = precision
+        self.dims = dims
         self.sends_instructions = sends_instructions
         self._corpus: tuple[Sequence[Document], dict[str, Vectors], Reading, DocumentOrder] | None = None
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Labels of the reader, with `+int8` where documents are quantised."""
+        """Labels of the reader, with the precision (`+int8`) where documents are quantised, `+256` where cut."""
         return tuple(self._label(label) for label in self.reader.labels)
 
     @property
@@ -112,34 +123,53 @@ class DenseSystem:
         documents, document_reading, order = self._documents(task)
         queries, query_reading = self._queries(task)
         runs = {
-            self._label(label): search_vectors(
-                queries[label], task.queries, documents[label], order, top_k=top_k, candidates=task.candidates
-            )
+            self._label(label): self._search(queries[label], documents[label], task, order, top_k)
             for label in self.reader.labels
         }
         return Ranking(runs=runs, documents=document_reading, queries=query_reading)
 
+    def _search(
+        self, queries_QD: Vectors, documents_ND: Vectors, task: Searchable, order: DocumentOrder, top_k: int
+    ) -> dict[str, dict[str, float]]:
+        """One run over what the codes of the documents stand for."""
+        coarse_QD, coarse_ND = queries_QD, documents_ND
+        if self.precision.startswith("binary"):
+            # The cosine of signs is 1 - 2 x hamming / D: the order is that of the bits.
+            coarse_QD, coarse_ND = _through_signs(queries_QD), _through_signs(documents_ND)
+        elif self.precision == "int8":
+            coarse_ND = _through_int8(documents_ND)
+        depth = RESCORED if self.precision == "binary+int8" else top_k
+        run = search_vectors(coarse_QD, task.queries, coarse_ND, order, top_k=depth, candidates=task.candidates)
+        if self.precision != "binary+int8":
+            return run
+        found = {query: list(hits) for query, hits in run.items()}
+        return search_vectors(
+            queries_QD, task.queries, _through_int8(documents_ND), order, top_k=top_k, candidates=found
+        )
+
     def read_plain(self, texts: Sequence[str], instruction: str | None) -> tuple[dict[str, Vectors], Reading]:
         """Label -> vectors of texts that are compared with each other; all carry the instruction, as queries do."""
         vectors, reading = self.reader.read(texts, "query", instruction if self.sends_instructions else None)
-        return {self._label(label): vectors_ND for label, vectors_ND in vectors.items()}, reading
+        return {self._label(label): vectors_ND for label, vectors_ND in self._cut(vectors).items()}, reading
 
     def read_documents(self, texts: Sequence[str]) -> tuple[dict[str, Vectors], Reading]:
         """Label -> vectors of texts that are documents."""
         vectors, reading = self.reader.read(texts, "document")
-        return {self._label(label): vectors_ND for label, vectors_ND in vectors.items()}, reading
+        return {self._label(label): vectors_ND for label, vectors_ND in self._cut(vectors).items()}, reading
 
     def _label(self, label: str) -> str:
-        return label if self.precision == "float32" else f"{label}+{self.precision}"
+        cut = "" if self.dims is None else f"+{self.dims}"
+        return f"{label}{cut}" if self.precision == "float32" else f"{label}{cut}+{self.precision}"
+
+    def _cut(self, vectors: Mapping[str, Vectors]) -> dict[str, Vectors]:
+        return {label: cut_dims(vectors_ND, self.dims) for label, vectors_ND in vectors.items()}
 
     def _documents(self, task: Searchable) -> tuple[dict[str, Vectors], Reading, DocumentOrder]:
         if self._corpus is None or self._corpus[0] is not task.corpus:
             order = DocumentOrder([document.id for document in task.corpus])
             texts = [document.full_text for document in task.corpus]
             vectors, reading = self.reader.read(texts, "document", what=f"documents of {task.name}")
-            if self.precision == "int8":
-                vectors = {label: dequantise(*quantise_int8(vectors_ND)) for label, vectors_ND in vectors.items()}
-            self._corpus = (task.corpus, vectors, reading, order)
+            self._corpus = (task.corpus, self._cut(vectors), reading, order)
         return self._corpus[1], self._corpus[2], self._corpus[3]
 
     def _queries(self, task: Searchable) -> tuple[dict[str, Vectors], Reading]:
@@ -158,7 +188,7 @@ class DenseSystem:
             readings.append(reading)
             for label, part_ND in part.items():
                 vectors[label][group] = part_ND
-        return vectors, add_readings(readings)
+        return self._cut(vectors), add_readings(readings)
 
 
 class LexicalSystem:
@@ -221,18 +251,13 @@ def fuse(
     return fused
 
 
-def quantise_int8(vectors_ND: Vectors) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """(codes [N, D] in -127 ... 127, step [D]); each component is scaled by its largest value in the corpus."""
-    if not len(vectors_ND):
-        raise ConfigError("int8 codes are calibrated on the corpus; the corpus is empty")
-    step_D = np.abs(vectors_ND).max(0) / 127
-    step_D = np.where(step_D > 0, step_D, 1).astype(np.float32)
-    return np.rint(vectors_ND / step_D).astype(np.int8), step_D
+def _through_int8(vectors_ND: Vectors) -> Vectors:
+    int8 = Int8Codes.fit(vectors_ND)
+    return int8.decode(int8.encode(vectors_ND))
 
 
-def dequantise(codes_ND: NDArray[np.int8], step_D: NDArray[np.float32]) -> Vectors:
-    """[N, D] float32 that the codes stand for."""
-    return codes_ND.astype(np.float32) * step_D
+def _through_signs(vectors_ND: Vectors) -> Vectors:
+    return unpack_signs(pack_signs(vectors_ND), vectors_ND.shape[1])
 
 
 def add_readings(readings: Sequence[Reading]) -> Reading:

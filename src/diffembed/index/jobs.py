@@ -1,0 +1,412 @@
+"""A build makes an index equal to its sources: what is new or changed is encoded, what is gone is removed.
+
+Read `build_index`. The table itself is the journal: a document is in it as a whole or not at all, so a job that was
+killed at any moment is simply run again. Knows neither Ray nor search.
+"""
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from diffembed.documents import ChunkPolicy, FoundText, ReadOptions, check_sources, stream_texts
+from diffembed.embedding.embedder import Embedder
+from diffembed.errors import ConfigError, EmptyInputError, InputError, StoreError
+from diffembed.index.encoding import (
+    BLOCK_CHUNKS,
+    CutDocument,
+    blocks,
+    clean_document,
+    cut,
+    encode_block,
+    hash_document,
+)
+from diffembed.index.hub import is_hub, parse_address, stream_hub
+from diffembed.index.ledger import Ledger, State
+from diffembed.index.maintenance import tidy
+from diffembed.index.progress import JobProgress
+from diffembed.index.settings import SETTINGS_FILE, IndexSettings, Precision, identify, index_folder, load_settings
+from diffembed.index.store import EncodedDocument, Store, has_table
+from diffembed.index.writing import disk_errors, writer_lock
+from diffembed.records import Document, Encoder
+
+COMMIT_S = 20.0
+"""Seconds of work that are committed together, and so the most that a crash costs, beside one block."""
+SKIPPED_FILE = "skipped.jsonl"
+
+
+@dataclass(kw_only=True, slots=True)
+class BuildReport:
+    """What a build did."""
+
+    folder: str
+    model: str
+    num_documents: int = 0
+    """Documents of the sources that are in the index now."""
+    num_chunks: int = 0
+    """Rows of the index."""
+    num_new: int = 0
+    num_changed: int = 0
+    num_unchanged: int = 0
+    num_removed: int = 0
+    num_encoded: int = 0
+    """Chunks that went through the network."""
+    num_truncated: int = 0
+    """Chunks whose end the model did not read."""
+    num_tokens: int = 0
+    num_skipped: int = 0
+    """Files and rows that could not be used; `skipped.jsonl` lists them."""
+    seconds: float = 0.0
+    encode_seconds: float = 0.0
+    """Time inside the encoder."""
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens through the network per second of the whole job."""
+        return self.num_tokens / self.seconds if self.seconds else 0.0
+
+
+@dataclass(kw_only=True, slots=True)
+class Skips:
+    """Context manager: writes what was passed over beside the list of the last run, and replaces that at the end."""
+
+    folder: Path
+    num: int = 0
+    _file: Any = field(default=None)
+
+    def __enter__(self) -> "Skips":
+        self._file = (self.folder / f"{SKIPPED_FILE}.part").open("w", encoding="utf-8")
+        return self
+
+    def note(self, name: str, reason: str) -> None:
+        """Adds one line."""
+        self.num += 1
+        with disk_errors(self.folder):
+            self._file.write(json.dumps({"name": name, "reason": reason}, ensure_ascii=True) + "\n")
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with disk_errors(self.folder):
+            self._file.close()
+        if kind is None:
+            (self.folder / f"{SKIPPED_FILE}.part").replace(self.folder / SKIPPED_FILE)
+
+
+def build_index(
+    name_or_path: str | Path,
+    sources: Sequence[str | Path] = (),
+    *,
+    embedder: Encoder,
+    location: str | None = None,
+    chunks: ChunkPolicy | None = None,
+    precision: Precision | None = None,
+    reading: ReadOptions | None = None,
+    is_replaced: bool = False,
+    ray: str | None = None,
+    cores_per_actor: int | None = None,
+    block_chunks: int = BLOCK_CHUNKS,
+    commit_s: float = COMMIT_S,
+    progress: bool | None = None,
+) -> BuildReport:
+    """Encodes what is new or changed in the sources, removes what is gone, and keeps the rest.
+
+    name_or_path: a name lies in the user's data folder; anything with a separator is a folder.
+    sources: folders, files, `-` for standard input, `hf://datasets/OWNER/NAME`; none reads those of the last build.
+    location: what loads the embedder again; its name if none is given.
+    chunks, precision, reading: `None` takes what the index was made with, or the defaults for a new one.
+    is_replaced: makes the index anew, in another way if asked; the old one serves until the new one is complete.
+    ray: address of a Ray cluster that does the work, `auto` for the one that runs here; None works in this process.
+    cores_per_actor: cores of each encoder on the cluster; needs `ray`.
+    block_chunks: chunks encoded together. commit_s: seconds between commits; a crash loses no more than that.
+    Raises StoreError for an index made in another way or being written, InputError for a missing source,
+    EmptyInputError where nothing could be used.
+    """
+    if ray is None and cores_per_actor is not None:
+        raise ConfigError("cores_per_actor parts a Ray cluster among encoders; it has no effect without ray")
+    folder = index_folder(name_or_path)
+    has_index = (folder / SETTINGS_FILE).exists()
+    stored = _stored(folder, may_be_damaged=is_replaced) if has_index else None
+    if folder.exists() and not has_index and _holds_other_things(folder):
+        raise ConfigError(f"{folder} is no index and not empty; choose another name")
+    if not sources and not (stored and stored.sources):
+        raise ConfigError("name at least one source: a folder, a file, - or hf://datasets/OWNER/NAME")
+    check_sources([source for source in sources if not is_hub(source)])
+    for source in filter(is_hub, map(str, sources)):
+        parse_address(source)
+    settings = IndexSettings(
+        model=embedder.name,
+        model_hash=identify(embedder),
+        dim=embedder.dim,
+        location=location or (embedder.name if isinstance(embedder, Embedder) else None),
+        loading=_loading(embedder),
+        chunks=chunks or (stored.chunks if stored else ChunkPolicy()),
+        precision=precision or (stored.precision if stored else "float32"),
+        sources=_absolute(sources) if sources else stored.sources if stored else (),
+        reading=reading or (stored.reading if stored else ReadOptions()),
+    )
+    staged = folder.with_name(f".{folder.name}.new") if is_replaced and has_index else folder
+    if stored and not is_replaced and (differences := stored.differences(settings)):
+        raise StoreError(
+            f"{folder} was made with {', '.join(differences)}, which is not what is asked for now; "
+            f"make it anew with: diffembed index build {name_or_path} --replace"
+        )
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(writer_lock(folder))
+        if staged != folder:
+            _drop_other(staged, settings)
+            stack.enter_context(writer_lock(staged))
+        if ray is None:
+            job = Job(staged, settings, embedder, block_chunks=block_chunks, commit_s=commit_s)
+        else:
+            from diffembed.index.ray_jobs import RayJob
+
+            job = RayJob(
+                staged,
+                settings,
+                embedder,
+                address=ray,
+                cores_per_actor=cores_per_actor,
+                block_chunks=block_chunks,
+                commit_s=commit_s,
+            )
+        report = job.run(progress=progress)
+        if staged != folder:
+            _swap(staged, folder)
+    report.folder = str(folder)
+    return report
+
+
+class Job:
+    """One build of one index, by one process that holds its lock."""
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: IndexSettings,
+        encoder: Encoder,
+        *,
+        block_chunks: int = BLOCK_CHUNKS,
+        commit_s: float = COMMIT_S,
+    ) -> None:
+        """Opens the table, or makes it."""
+        if block_chunks < 1:
+            raise ConfigError(f"block_chunks must be at least 1, got {block_chunks}")
+        self.settings = settings
+        self.encoder = encoder
+        self.block_chunks = block_chunks
+        self.commit_s = commit_s
+        # Settings come before the table: a table always has settings that say what it holds.
+        if not has_table(folder):
+            settings.save(folder)
+        self.store = Store.create(folder, settings)
+        self.report = BuildReport(folder=str(folder), model=settings.model)
+
+    def run(self, *, progress: bool | None = None) -> BuildReport:
+        """Reads every source to its end; raises EmptyInputError where nothing could be used, and keeps the index."""
+        started = time.perf_counter()
+        report = self.report
+        with (
+            Skips(folder=self.store.folder) as skips,
+            JobProgress(self.settings.sources, is_shown=progress) as bar,
+        ):
+            ledger = self.read_ledger()
+            self.work(ledger, skips, bar)
+            report.num_documents = report.num_new + report.num_changed + report.num_unchanged
+            if not report.num_documents:
+                raise EmptyInputError(
+                    f"no text was found in {', '.join(self.settings.sources)}; {skips.num} were passed over, see "
+                    f"{self.store.folder / SKIPPED_FILE}.part; the index was left as it is"
+                )
+            report.num_removed = self.remove_gone(ledger)
+            self.settings.save(self.store.folder)
+            bar.say("tidying")
+            tidy(self.store)
+        report.num_skipped = skips.num
+        report.num_chunks = self.store.refresh().count_rows()
+        report.seconds = time.perf_counter() - started
+        return report
+
+    def read_ledger(self) -> Ledger:
+        """What the table holds of earlier builds."""
+        return Ledger(
+            (row["document"], row["content_hash"], stamp(row["modified_ns"], row["num_bytes"]))
+            for row in self.store.documents()
+        )
+
+    def pending(self, ledger: Ledger, skips: Skips, bar: JobProgress) -> Iterator[CutDocument]:
+        """Documents that are new or changed, cut, in the order of the sources; counts and notes all others."""
+        for found in self._found(skips):
+            bar.read(found.num_bytes)
+            if found.is_file and ledger.is_same_file(found.id, stamp(found.modified_ns, found.num_bytes)):
+                self.report.num_unchanged += 1
+                continue
+            try:
+                document = clean_document(found.read())
+            except InputError as error:
+                skips.note(found.source, str(error))
+                continue
+            if found.row is not None:
+                bar.read(len(document.text))
+            content_hash = hash_document(document)
+            state = ledger.meet(document.id, content_hash)
+            if state is State.REPEATED:
+                skips.note(found.source, f"the id {document.id!r} occurs a second time")
+                continue
+            if state is State.UNCHANGED:
+                self.report.num_unchanged += 1
+                continue
+            self.report.num_new += state is State.NEW
+            self.report.num_changed += state is State.CHANGED
+            yield CutDocument(
+                document=document,
+                content_hash=content_hash,
+                chunks=cut(document, self.settings.chunks, self.encoder, counts_lines=found.counts_lines),
+                modified_ns=found.modified_ns,
+                num_bytes=found.num_bytes,
+                is_known=state is State.CHANGED,
+            )
+
+    def _found(self, skips: Skips) -> Iterator[FoundText]:
+        local = [source for source in self.settings.sources if not is_hub(source)]
+        if local:
+            yield from stream_texts(local, options=self.settings.reading, on_skip=skips.note)
+        for source in filter(is_hub, self.settings.sources):
+            yield from stream_hub(source, self.settings.reading, on_skip=skips.note)
+
+    def work(self, ledger: Ledger, skips: Skips, bar: JobProgress) -> None:
+        """Encodes block by block, and commits whenever `commit_s` have passed."""
+        fragments: list[Any] = []
+        replaced: list[str] = []
+        committed = time.perf_counter()
+        try:
+            for block in blocks(self.pending(ledger, skips, bar), self.block_chunks):
+                started = time.perf_counter()
+                encoded = encode_block(block, self.encoder, self.settings.chunks)
+                self.report.encode_seconds += time.perf_counter() - started
+                self.store.calibrate(vectors_of(encoded))
+                written = self.store.write(self.store.make_table(encoded))
+                fragments, replaced = fragments + written, replaced + [cut.document.id for cut in block if cut.is_known]
+                self._count(encoded, bar)
+                if time.perf_counter() - committed >= self.commit_s:
+                    self.store.commit(fragments, replaced=replaced)
+                    fragments, replaced, committed = [], [], time.perf_counter()
+        finally:
+            # Also when the job is interrupted: what was encoded is kept.
+            self.store.commit(fragments, replaced=replaced)
+
+    def _count(self, encoded: Sequence[EncodedDocument], bar: JobProgress) -> None:
+        num_tokens = sum(sum(document.num_tokens) for document in encoded)
+        num_chunks = sum(len(document.chunks) for document in encoded)
+        self.report.num_tokens += num_tokens
+        self.report.num_encoded += num_chunks
+        self.report.num_truncated += sum(sum(document.is_truncated) for document in encoded)
+        bar.encoded(len(encoded), num_chunks, num_tokens)
+
+    def remove_gone(self, ledger: Ledger) -> int:
+        """Removes what the sources no longer hold; what was added by hand stays."""
+        if not ledger.num_gone:
+            return 0
+        gone = [row["document"] for row in self.store.documents(is_added=False) if ledger.is_gone(row["document"])]
+        self.store.delete(gone)
+        return len(gone)
+
+
+def add_documents(
+    store: Store, documents: Sequence[Document], encoder: Encoder, *, block_chunks: int = BLOCK_CHUNKS
+) -> int:
+    """Encodes documents and commits them at once, in place of those of the same ids; returns their number of chunks.
+
+    Raises InputError for an id that occurs twice and EmptyInputError for a blank text, before anything is encoded.
+    """
+    seen: set[str] = set()
+    for document in documents:
+        if document.id in seen:
+            raise InputError(f"the id {document.id!r} occurs twice; give every document an id of its own")
+        if not document.text.strip():
+            raise EmptyInputError(f"the document {document.id!r} is empty")
+        seen.add(document.id)
+    policy = store.settings.chunks
+    cuts = (
+        CutDocument(document=cleaned, content_hash=hash_document(cleaned), chunks=cut(cleaned, policy, encoder))
+        for cleaned in map(clean_document, documents)
+    )
+    fragments: list[Any] = []
+    num_chunks = 0
+    for block in blocks(cuts, block_chunks):
+        encoded = encode_block(block, encoder, policy, is_added=True)
+        store.calibrate(vectors_of(encoded))
+        fragments += store.write(store.make_table(encoded))
+        num_chunks += sum(len(document.chunks) for document in encoded)
+    store.commit(fragments, replaced=[document.id for document in documents])
+    return num_chunks
+
+
+def stamp(modified_ns: int, num_bytes: int) -> str:
+    """What tells the states of a file apart without reading it."""
+    return f"{modified_ns} {num_bytes}"
+
+
+def vectors_of(encoded: Sequence[EncodedDocument]) -> Any:
+    """[chunks, D] of all documents."""
+    import numpy as np
+
+    return np.concatenate([document.vectors for document in encoded])
+
+
+def _absolute(sources: Sequence[str | Path]) -> tuple[str, ...]:
+    """Sources that mean the same from any folder."""
+    return tuple(
+        str(source) if str(source) == "-" or is_hub(str(source)) else str(Path(source).absolute()) for source in sources
+    )
+
+
+def _loading(encoder: Encoder) -> dict[str, Any]:
+    """Arguments by which `Embedder.load` makes this embedder from its location."""
+    if not isinstance(encoder, Embedder):
+        return {}
+    dims = encoder.dim if encoder.dim != encoder.backbone.dim else None
+    return {
+        "attention": encoder.attention,
+        "pooling": encoder.pooling,
+        "max_tokens": encoder.max_tokens,
+        **({"dims": dims} if dims else {}),
+    }
+
+
+def _stored(folder: Path, *, may_be_damaged: bool) -> IndexSettings | None:
+    try:
+        return load_settings(folder)
+    except StoreError:
+        if may_be_damaged:
+            return None
+        raise
+
+
+def _holds_other_things(folder: Path) -> bool:
+    ours = {"write.lock", "writer.json"}
+    return not folder.is_dir() or any(child.name not in ours for child in folder.iterdir())
+
+
+def _drop_other(staged: Path, settings: IndexSettings) -> None:
+    """Removes a half-made replacement, unless it is one that this build can go on with."""
+    import shutil
+
+    if not (staged / "index.json").exists():
+        return
+    found = load_settings(staged)
+    if found.differences(settings) or found.sources != settings.sources:
+        shutil.rmtree(staged)
+
+
+def _swap(staged: Path, folder: Path) -> None:
+    """Puts the new index in the place of the old one."""
+    import shutil
+
+    old = folder.with_name(f".{folder.name}.old")
+    if old.exists():
+        shutil.rmtree(old)
+    folder.rename(old)
+    staged.rename(folder)
+    shutil.rmtree(old)

@@ -1,0 +1,118 @@
+"""`diffembed index` builds, searches and changes an index, and says what it did within 80 columns."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("lance", reason="the extra `index` is not installed")
+
+Run = Callable[..., "tuple[int, str, str]"]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DIFFEMBED_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COLUMNS", "80")
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def notes(tmp_path: Path) -> Path:
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    (folder / "tides.md").write_text("# Tides\n\nThe moon pulls the sea.\n\n## Neap tides\n\nThey are low.\n")
+    (folder / "bread.txt").write_text("Bread rises by yeast.\n")
+    (folder / "photo.png").write_bytes(b"\x89PNG")
+    return folder
+
+
+def test_a_corpus_from_first_build_to_last_deletion(
+    run: Run, notes: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, out, _ = run("index", "build", "sea", str(notes), "--model", "tiny-llama", "--dtype", "float32")
+    assert code == 0
+    facts = {line[:9].strip(): line[9:].strip() for line in out.splitlines()}
+    assert facts["texts"] == "2 new, 0 changed, 0 unchanged, 0 removed"
+    assert facts["model"] == "tiny-llama"
+    assert facts["skipped"].startswith("1, see")
+
+    (notes / "bread.txt").write_text("Bread rises by yeast and time.\n")
+    (notes / "salt.txt").write_text("Salt comes from the sea.\n")
+    ran = run("index", "build", "sea", "--json")
+    (row,) = ran.rows  # type: ignore[attr-defined]
+    assert "no --model given" not in ran[2], "the index knows its model"
+    assert (row["num_new"], row["num_changed"], row["num_unchanged"], row["num_encoded"]) == (1, 1, 1, 2)
+
+    code, out, _ = run("index", "search", "sea", "Neap tides are low", "-k", "1", "--mode", "bm25")
+    assert code == 0
+    head, *lines = out.splitlines()
+    assert head.endswith("notes/tides.md:5")
+    assert "7  They are low." in lines[-1]
+    (hit,) = run("index", "search", "sea", "yeast", "--mode", "hybrid", "-k", "1", "--json").rows  # type: ignore[attr-defined]
+    assert (hit["parent"], set(hit["parts"])) == ("notes/bread.txt", {"dense", "bm25"})
+
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(json.dumps({"id": "own", "text": "Rope."}).encode())))
+    assert run("index", "add", "sea", "-", "--format", "jsonl")[1].splitlines()[0].split() == ["added", "1", "chunks"]
+    assert run("index", "delete", "sea", "own", "--json").rows == [  # type: ignore[attr-defined]
+        {"texts_deleted": 1, "num_rows": 4}
+    ]
+    assert "4 of 3 texts; heading, 640 characters" in run("index", "stats", "sea")[1]
+    assert run("index", "optimize", "sea", "--json").rows[0]["num_added"] == 0  # type: ignore[attr-defined]
+    code, out, _ = run("index", "list")
+    assert out.splitlines()[-1].split()[:4] == ["sea", "tiny-llama", "3", "4"]
+    assert (home / "indexes" / "sea" / "index.json").exists()
+
+
+def test_another_way_of_making_needs_replace(run: Run, notes: Path) -> None:
+    build = ("index", "build", "sea", str(notes), "--model", "tiny")
+    assert run(*build)[0] == 0
+    code, _, err = run(*build, "--chunk", "fixed", "--size", "20", "--unit", "tokens", "--overlap", "5")
+    assert code == 1
+    assert err.endswith("make it anew with: diffembed index build sea --replace\n")
+    assert "was made with chunks heading, 640 characters" in err
+    assert run(*build, "--chunk", "whole", "--precision", "int8", "--replace")[0] == 0
+    assert "as int8" in run("index", "stats", "sea")[1]
+    assert "; whole" in run("index", "stats", "sea")[1]
+    code, _, err = run("index", "search", "sea", "tides", "--model", "tiny-llama")
+    assert code == 1
+    assert "was made with tiny" in err
+
+
+@pytest.mark.parametrize(
+    ("tokens", "code", "message"),
+    [
+        (("search", "none", "x"), 1, "there is no index in"),
+        (("build", "new"), 2, "name at least one source"),
+        (("build", "new", "nowhere.txt"), 1, "there is no file or folder nowhere.txt"),
+        (("build", "new", "hf://elsewhere/x"), 2, "is no address; write hf://datasets/OWNER/NAME"),
+        (("build", "new", ".", "--chunk", "whole", "--size", "5"), 2, "whole documents are not cut"),
+        (("build", "new", ".", "--cores-per-actor", "1"), 2, "no effect without ray"),
+        (("serch", "x"), 2, "diffembed index --help"),
+    ],
+)
+def test_mistakes_are_one_sentence(run: Run, tokens: tuple[str, ...], code: int, message: str) -> None:
+    model = ("--model", "tiny") if tokens[0] == "build" else ()
+    ran = run("index", *tokens, *model)
+    assert ran[0] == code
+    assert message in ran[2]
+    assert ran[2].count("\n") <= 2
+
+
+def test_a_filter_is_checked_before_the_model_is_loaded(run: Run, notes: Path) -> None:
+    assert run("index", "build", "sea", str(notes), "--model", "tiny")[0] == 0
+    code, _, err = run("index", "search", "sea", "x", "--where", "colour = 'red'")
+    assert code == 2
+    assert "columns are id, document" in err
+    rows = run("index", "search", "sea", "x", "--where", "source LIKE '%.txt'", "--json").rows  # type: ignore[attr-defined]
+    assert [row["parent"] for row in rows] == ["notes/bread.txt"]
+
+
+def test_every_verb_shows_its_example(run: Run) -> None:
+    for verb in ("build", "search", "add", "delete", "list", "stats", "optimize"):
+        code, out, _ = run("index", verb, "--help")
+        assert code == 0
+        assert f"index {verb}" in out.partition("example")[2]
+        assert max(map(len, out.splitlines())) <= 80
