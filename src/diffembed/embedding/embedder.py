@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from diffembed.backbones.attention import Direction
 from diffembed.backbones.loading import Backbone, Kernel, load_backbone, locate
@@ -261,6 +262,10 @@ class Embedder:
     ) -> list[TokenizedText]:
         """What the network reads of each text; the same function builds the training batches."""
         return self._tokenizer.encode(texts, kind=kind, instruction=instruction, overflow=overflow)
+
+    def token_spans(self, text: str, tokenized: TokenizedText) -> list[NDArray[np.int64]]:
+        """`Tokenizer.spans`: which characters of a document each token of its windows stands for."""
+        return self._tokenizer.spans(text, tokenized)
 
     def _encode_tokenized(
         self,

@@ -93,7 +93,7 @@ def encode_packed(
     vectors = {name: np.zeros((len(tokens), backbone.dim), dtype=np.float32) for name in poolings}
     # A text that pools nothing has the zero vector: the network need not read it.
     readable = [i for i, text in enumerate(tokens) if text.pool_stop > text.pool_start]
-    for indices, hidden_TD in _batches_that_fit(backbone, tokens, readable, budget, direction):
+    for indices, hidden_TD in batches_that_fit(backbone, tokens, readable, budget, direction):
         texts = [tokens[i] for i in indices]
         for name in poolings:
             vectors[name][indices] = pool(hidden_TD, pool_ranges(texts), name).cpu().numpy()
@@ -102,7 +102,7 @@ def encode_packed(
     return vectors
 
 
-def _batches_that_fit(
+def batches_that_fit(
     backbone: Backbone,
     tokens: Sequence[Tokens],
     readable: Sequence[int],

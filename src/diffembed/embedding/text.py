@@ -143,6 +143,24 @@ class Tokenizer:
             results.append(TokenizedText(windows, is_truncated=is_long and overflow == "truncate"))
         return results
 
+    def spans(self, text: str, tokenized: TokenizedText) -> list[NDArray[np.int64]]:
+        """[T, 2] of each window of a document: the characters (start, stop) of `clean(text)` that a token stands for.
+
+        (0, 0) marks what is no part of the text: special tokens, prefix, wrapper.
+        """
+        lead = len(self._bos) + len(self._before) + len(self._encode_one(clean(self.template.document_prefix)))
+        dress = lead + len(self._eos) + len(self._after) + len(self._tail)
+        offsets = self._backend.encode(clean(text), add_special_tokens=False).offsets
+        spans, position = [], 0
+        for window in tokenized.windows:
+            spans_T2 = np.zeros((len(window), 2), dtype=np.int64)
+            own = offsets[position : position + len(window) - dress]
+            if own:
+                spans_T2[lead : lead + len(own)] = own
+            spans.append(spans_T2)
+            position += len(own)
+        return spans
+
     def _dress(self, head: list[int], prefix: list[int], ids: list[int], tail: list[int]) -> Tokens:
         text = ids + self._eos
         whole = np.array(head + prefix + text + tail, dtype=np.int32)
