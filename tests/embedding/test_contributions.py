@@ -6,9 +6,10 @@ import torch
 
 from diffembed import Embedder
 from diffembed.backbones.loading import load_backbone
-from diffembed.embedding.contributions import explain
+from diffembed.embedding.contributions import explain, is_spread
+from diffembed.embedding.pooling import POOLINGS
 from diffembed.embedding.text import TextTemplate
-from diffembed.errors import ConfigError, EmptyInputError
+from diffembed.errors import EmptyInputError
 
 TEXTS = [
     "A token sees the whole text.",
@@ -110,10 +111,18 @@ def test_special_tokens_and_prefix_count_as_outside():
     assert abs(found.outside) > 1e-3
 
 
-@pytest.mark.parametrize("pooling", ["last", "first"])
-def test_refuses_a_score_that_is_no_sum(pooling):
-    with pytest.raises(ConfigError, match=f"pools '{pooling}': one token carries the whole score"):
-        explain(Embedder.load("tiny-qwen2", pooling=pooling), QUESTION, TEXTS)
+@pytest.mark.parametrize(("pooling", "place"), [("last", -1), ("first", 0)])
+def test_one_token_carries_the_score_where_one_is_pooled(pooling, place):
+    embedder = Embedder.load("tiny-qwen2", pooling=pooling, dtype="float32")
+    assert not is_spread(embedder) and is_spread(Embedder.load("tiny-qwen2", pooling="mean"))
+    for found, want in zip(explain(embedder, QUESTION, TEXTS[:4]), similarities(embedder, TEXTS[:4]), strict=True):
+        assert found.shares_T[place] == pytest.approx(want, abs=1e-5)
+        assert np.count_nonzero(found.shares_T) == 1 and abs(want) > 1e-3
+
+
+def test_a_pooling_without_weights_here_is_noticed():
+    """A pooling that is added later must not be explained as if it were a weighted mean."""
+    assert set(POOLINGS) == {"mean", "weighted_mean", "last", "first"}
 
 
 def test_refuses_a_blank_question():

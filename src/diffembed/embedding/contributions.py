@@ -1,6 +1,6 @@
 """Where a similarity comes from: the exact share of every token in the cosine of a text and a question.
 
-Read `explain`. The mean is linear, so q . mean(h) / |mean(h)| = sum over tokens of q . h_t / (T |mean(h)|): nothing is
+Read `explain`. Poolings are linear, so q . mean(h) / |mean(h)| = sum over tokens of q . h_t / (T |mean(h)|): nothing is
 approximated, no gradient is taken, and the shares add up to the score. Must not know indexes or servers.
 """
 
@@ -22,8 +22,8 @@ from diffembed.embedding.text import Overflow, clean
 from diffembed.errors import ConfigError, EmptyInputError
 from diffembed.records import Vectors
 
-LINEAR_POOLINGS = ("mean", "weighted_mean")
-"""Poolings under which a score is a sum over tokens; under the others one token carries all of it."""
+SPREADING_POOLINGS = ("mean", "weighted_mean")
+"""Poolings under which every token has a share; under `last` and `first` one token carries all of the score."""
 
 # Scripts without spaces are read sign by sign; elsewhere a word is a run of letters and digits.
 _UNSPACED = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
@@ -95,13 +95,9 @@ class Contributions:
         return np.bincount(bins_C, shares_C, minlength=num_bins)
 
 
-def check_explainable(embedder: Embedder) -> None:
-    """Raises ConfigError when the scores of an embedder are no sums over tokens."""
-    if embedder.pooling not in LINEAR_POOLINGS:
-        raise ConfigError(
-            f"{embedder.name} pools {embedder.pooling!r}: one token carries the whole score, so it cannot be divided "
-            f"among the words; only {' and '.join(LINEAR_POOLINGS)} can"
-        )
+def is_spread(embedder: Embedder) -> bool:
+    """True when every token takes part in a score; False when the pooling lets one token carry all of it."""
+    return embedder.pooling in SPREADING_POOLINGS
 
 
 def explain(
@@ -115,9 +111,9 @@ def explain(
     """The `Contributions` of each text to its similarity with the question, in the order of `texts`.
 
     overflow: as in `Embedder.encode`; under `chunk` the windows are taken together, as their vector is.
-    Raises ConfigError for a pooling that is not linear, EmptyInputError for a blank question.
+    Under the poolings `last` and `first` the whole similarity is the share of that one token: see `is_spread`.
+    Raises EmptyInputError for a blank question.
     """
-    check_explainable(embedder)
     if not question.strip():
         raise EmptyInputError("the question is empty; ask with words")
     vectors_1D, _ = embedder.encode([question], kind="query", instruction=instruction)
@@ -129,7 +125,6 @@ def explain_vector(
     embedder: Embedder, question_D: Vectors, texts: Sequence[str], *, overflow: Overflow = "truncate"
 ) -> list[Contributions]:
     """`explain` for a question that is already a vector of length 1."""
-    check_explainable(embedder)
     tokenized = embedder.tokenize(texts, kind="document", overflow=overflow)
     windows = [window for text in tokenized for window in text.windows]
     # Of each token only q . h_t is kept, and of each window the sum of its states: memory does not grow with D.
@@ -176,7 +171,9 @@ def explain_vector(
 
 def _weights(pooling: str, num_tokens: int) -> torch.Tensor:
     """[T] the weights by which a pooling averages tokens; they add up to 1."""
-    if pooling == "mean":
-        return torch.full((num_tokens,), 1 / num_tokens)
-    rising_T = torch.arange(1, num_tokens + 1, dtype=torch.float32)
-    return rising_T / rising_T.sum()
+    if pooling in ("last", "first"):
+        weights_T = torch.zeros(num_tokens)
+        weights_T[0 if pooling == "first" else -1] = 1.0
+        return weights_T
+    weights_T = torch.ones(num_tokens) if pooling == "mean" else torch.arange(1, num_tokens + 1, dtype=torch.float32)
+    return weights_T / weights_T.sum()
