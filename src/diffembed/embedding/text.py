@@ -107,7 +107,7 @@ class Tokenizer:
 
     def encode(
         self,
-        texts: Sequence[str],
+        texts: Sequence[str | Sequence[int]],
         *,
         kind: Kind,
         instruction: str | None = None,
@@ -115,6 +115,7 @@ class Tokenizer:
     ) -> list[TokenizedText]:
         """Ids of each text, at most `max_tokens` a window, and the range that is pooled.
 
+        texts: a text may be given as its ids by this tokenizer, with or without the special tokens around them.
         overflow: `error` refuses a longer text, `truncate` cuts its end, `chunk` cuts it into windows.
         Raises InputError for what is not a string, OverflowingTextError, ConfigError if the instruction leaves no room.
         """
@@ -129,10 +130,8 @@ class Tokenizer:
                 f"the instruction and the template take {self.max_tokens - room} tokens, the limit is "
                 f"{self.max_tokens}; shorten the instruction or raise max_tokens"
             )
-        encodings = self._backend.encode_batch([clean(text) for text in texts], add_special_tokens=False)
         results = []
-        for position, encoding in enumerate(encodings):
-            ids = encoding.ids
+        for position, ids in enumerate(self._ids_of(texts)):
             is_long = len(ids) > room
             if is_long and overflow == "error":
                 raise OverflowingTextError(
@@ -160,6 +159,24 @@ class Tokenizer:
             spans.append(spans_T2)
             position += len(own)
         return spans
+
+    def _ids_of(self, texts: Sequence[str | Sequence[int]]) -> list[list[int]]:
+        """The ids of each text alone, no special tokens."""
+        strings = [clean(text) for text in texts if isinstance(text, str)]
+        encodings = iter(self._backend.encode_batch(strings, add_special_tokens=False))
+        return [next(encodings).ids if isinstance(text, str) else self._bare_ids(text) for text in texts]
+
+    def _bare_ids(self, given: Sequence[int]) -> list[int]:
+        if not isinstance(given, Sequence) or not all(type(token) is int for token in given):
+            raise InputError(f"a text must be a string or a list of token ids, got {type(given).__name__}")
+        ids, size = list(given), self._backend.get_vocab_size()
+        if wrong := [token for token in ids if not 0 <= token < size]:
+            raise InputError(f"token id {wrong[0]} does not exist; the tokenizer has 0 to {size - 1}")
+        if self._bos and ids[: len(self._bos)] == self._bos:
+            ids = ids[len(self._bos) :]
+        if self._tail and ids[-len(self._tail) :] == self._tail:
+            ids = ids[: -len(self._tail)]
+        return ids
 
     def _dress(self, head: list[int], prefix: list[int], ids: list[int], tail: list[int]) -> Tokens:
         text = ids + self._eos
