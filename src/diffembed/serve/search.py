@@ -48,6 +48,9 @@ class SearchIndex(Protocol):
 class MemoryIndex:
     """Passages and vectors in memory, searched exactly; for folders that are encoded in moments."""
 
+    modes: tuple[Mode, ...] = ("dense",)
+    """What `search` takes."""
+
     def __init__(self, encoder: Encoder, documents: Sequence[Document], *, model: str) -> None:
         """Encodes the documents. Raises EmptyInputError when there are none."""
         if not documents:
