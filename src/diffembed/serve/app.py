@@ -39,9 +39,7 @@ def make_app(
         raise ConfigError("a server needs at least one model")
     for name, index in (indexes or {}).items():
         if index.model not in engines:
-            raise ConfigError(
-                f"index {name!r} was made by {index.model}, which is not served; add --model {index.model}"
-            )
+            raise ConfigError(f"index {name!r} was made by {index.model}, which is not served; add it with --model")
     settings = settings or ServeSettings()
 
     @asynccontextmanager

@@ -213,7 +213,7 @@ def start_logging(level: str = "info") -> None:
     """Sends our lines and those of uvicorn to stderr as JSON."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    for name in ("diffembed.serve", "uvicorn"):
+    for name, least in (("diffembed.serve", level), ("uvicorn", "warning")):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(level.upper())
+        logger.setLevel(least.upper())

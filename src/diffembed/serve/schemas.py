@@ -29,7 +29,7 @@ class EmbeddingsRequest(_Request):
     instruction: str | None = Field(None, description="Stands before each query; absent takes the model's own.")
     truncate: Truncate | None = Field(
         None,
-        description="A text longer than the model reads is an error, cut, or read in windows whose vectors are averaged.",
+        description="A text longer than the model reads is refused, cut, or read in windows that are averaged.",
     )
 
 

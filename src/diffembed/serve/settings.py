@@ -62,7 +62,7 @@ class ServeSettings:
 def read_keys(path: Path) -> tuple[str, ...]:
     """The keys of a file, one a line; blank lines and lines that begin with # are left out.
 
-    Raises InputError for a file without keys, or one that others than its owner may change.
+    Raises InputError for a file without keys.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
