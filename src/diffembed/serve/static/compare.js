@@ -71,7 +71,7 @@ async function showPair(wanted, signal) {
   announce(said);
   const columns = sides.map((side, i) => column(side, ranks[1 - i], wanted));
   out.replaceChildren(
-    h("p", { class: "summary" }, said),
+    h("div", { class: "summary" }, h("p", {}, said), legend()),
     h("div", { class: "pair" }, columns[0].element, svg("svg", { class: "moves", "aria-hidden": "true" }), columns[1].element),
   );
   drawLines();
@@ -122,8 +122,8 @@ function column({ index, model, hits, side }, others, wanted) {
   const element = h(
     "section",
     { class: `side ${side}`, "aria-label": `${side}: ${index.name}` },
-    h("h2", {}, index.name, h("small", {}, index.model === index.name ? facts : `${index.model}${facts ? `, ${facts}` : ""}`)),
-    model && legend(model),
+    h("h2", {}, index.name, h("small", {}, [index.name.includes(index.model) ? "" : index.model, facts].filter(Boolean).join(", "))),
+    model && !model.explains && h("p", { class: "legend" }, model.reason),
     h("ol", { class: "hits" }, rows),
   );
   return { element, entries };

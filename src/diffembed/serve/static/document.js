@@ -85,11 +85,11 @@ async function showChoices(index, params, signal) {
   if (!index) return;
   try {
     const { sources: names } = await call(`page/sources?index=${encodeURIComponent(index.name)}`, undefined, signal);
-    sources.replaceChildren(...names.map((one) => h("option", { value: one.source }, one.file)));
+    sources.replaceChildren(...names.map((one) => h("option", { value: one.source })));
     out.append(
       h("ul", { class: "files" }, names.slice(0, 40).map((one) =>
         h("li", {}, h("a", { class: "walk", href: link("document", { ...params, index: index.name, source: one.source }) },
-          h("span", { class: "file" }, one.file), h("span", { class: "line" }, plural(one.num_passages, "passage")))))),
+          h("span", { class: "file" }, one.source), h("span", { class: "line" }, plural(one.num_passages, "passage")))))),
     );
   } catch (error) {
     if (error.name !== "AbortError") out.append(failure(error));

@@ -4,7 +4,7 @@ import { call } from "./api.js";
 import { h } from "./dom.js";
 
 /** Below this strength, as a fraction of the strongest, a word stays untinted: what everything adds says nothing. */
-const FAINTEST = 0.22;
+const FAINTEST = 0.25;
 const BATCH = 4;
 const IS_WORD = /[\p{L}\p{N}]/u;
 
@@ -37,7 +37,7 @@ export function tinted(text, scale) {
     if (plain) nodes.push(plain);
     plain = "";
     nodes.push(
-      h("mark", { "--w": ((strength - FAINTEST) / (1 - FAINTEST)).toFixed(3), title: `adds ${share.toFixed(3)} of ${text.similarity.toFixed(3)}` }, piece),
+      h("mark", { "--w": (((strength - FAINTEST) / (1 - FAINTEST)) ** 1.5).toFixed(3), title: `adds ${share.toFixed(3)} of ${text.similarity.toFixed(3)}` }, piece),
     );
   }
   if (plain) nodes.push(plain);
@@ -72,15 +72,16 @@ export async function tint(entries, { model, question, instruction }, signal, { 
   return found.map(([, text]) => text);
 }
 
+/** What the tint means; without a model, for all that are on the page. */
 export function legend(model) {
   return h(
     "p",
     { class: "legend" },
-    model.explains
+    model?.explains !== false
       ? [
           h("span", { class: "ramp", "aria-hidden": "true" },
             [0.1, 0.4, 0.7, 1].map((weight) => h("i", { "--w": weight }))),
-          `tint: what a word adds to the similarity, exact for ${model.name}`,
+          `tint: what a word adds to the similarity${model ? `, exact for ${model.name}` : ""}`,
         ]
       : model.reason,
   );

@@ -18,7 +18,7 @@ export function mount(root, state) {
     verb: "Locate",
   });
   out = h("section", { class: "results", "aria-label": "Map" });
-  root.append(h("div", { class: "column" }, ask.form), h("div", { class: "broad" }, out));
+  root.append(h("div", { class: "column" }, ask.form), h("div", { class: "middle" }, out));
   ask.form.querySelector("select").addEventListener("change", () => go("map", ask.values()));
   new ResizeObserver(draw).observe(out);
   window.addEventListener("themechange", draw);
