@@ -31,4 +31,4 @@ export function plural(count, word) {
 }
 
 /** One key for a passage wherever it was found. */
-export const placeOf = (hit) => `${hit.source}\u0000${hit.start}`;
+export const placeOf = (hit) => `${hit.source}@${hit.start}`;

@@ -3,8 +3,8 @@
 const VIEWS = ["search", "compare", "document", "map"];
 
 export function read() {
-  const [path, query] = location.hash.replace(/^#\/?/, "").split("?", 2);
-  return { view: VIEWS.includes(path) ? path : "search", params: Object.fromEntries(new URLSearchParams(query ?? "")) };
+  const [, path, query] = /^#?\/?([^?]*)\??(.*)$/s.exec(location.hash);
+  return { view: VIEWS.includes(path) ? path : "search", params: Object.fromEntries(new URLSearchParams(query)) };
 }
 
 export function link(view, params) {
