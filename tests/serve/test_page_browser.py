@@ -248,6 +248,9 @@ def test_a_document_from_end_to_end(open_page):
     expect(chunks.first).to_be_in_viewport()
     page.keyboard.press("ArrowRight")
     expect(strip).to_have_attribute("aria-valuenow", "2")
+    for _ in range(chunks.count()):
+        page.keyboard.press("ArrowRight")
+    expect(strip).to_have_attribute("aria-valuenow", str(chunks.count()))
 
 
 def test_a_text_of_ones_own(open_page):
@@ -366,7 +369,13 @@ def test_the_theme_is_chosen_and_kept(open_page):
 CONTRASTS = """() => {
   // Colours as the browser paints them: every layer behind a text, from the page up, laid over one another.
   const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  const known = new Map();
   const paint = (layers) => {
+    const key = layers.join();
+    if (!known.has(key)) known.set(key, painted(layers));
+    return known.get(key);
+  };
+  const painted = (layers) => {
     canvas.clearRect(0, 0, 1, 1);
     for (const layer of layers) { canvas.fillStyle = layer; canvas.fillRect(0, 0, 1, 1); }
     return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3);

@@ -163,6 +163,9 @@ function scrollTo(i, behavior) {
   void element.offsetWidth;
   element.classList.add("is-found");
   history.replaceState(null, "", link("document", { ...params, at: chunks[i].start }));
+  // The last passages cannot come to the top, and are the place all the same.
+  reading.chosen = i;
+  showPlace();
 }
 
 const stickyHeight = () => out.querySelector(".strip")?.offsetHeight ?? 0;
@@ -231,10 +234,9 @@ function makeStrip(found, chunks) {
     });
   }
 
-  function showView(first, last) {
+  function showView(first, last, now) {
     view.setAttribute("x", x(first));
     view.setAttribute("width", Math.max(x(last) - x(first), 2));
-    const now = chunkAt(first);
     element.setAttribute("aria-valuenow", now + 1);
     element.setAttribute("aria-valuetext", `passage ${now + 1} of ${chunks.length}, line ${chunks[now].line}`);
   }
@@ -243,21 +245,30 @@ function makeStrip(found, chunks) {
 
 function showPlace() {
   if (!reading || !out.contains(reading.strip.element)) return;
-  const top = stickyHeight() + 12;
+  const top = stickyHeight() + 24;
   const visible = reading.chunks.filter(({ element }) => {
     const box = element.getBoundingClientRect();
     return box.bottom > top && box.top < innerHeight;
   });
-  if (visible.length) reading.strip.showView(visible[0].start, visible.at(-1).stop);
+  if (visible.length) reading.strip.showView(visible[0].start, visible.at(-1).stop, reading.chosen ?? reading.chunks.indexOf(visible[0]));
 }
 
+/** Whoever scrolls by hand goes on from what is seen. */
+function forgetChoice() {
+  reading.chosen = null;
+}
+
+const HANDS = ["wheel", "touchmove", "pointerdown"];
+
 function follow() {
+  for (const name of HANDS) window.addEventListener(name, forgetChoice, { passive: true });
   window.addEventListener("scroll", showPlace, { passive: true });
   window.addEventListener("resize", showPlace);
   showPlace();
 }
 
 function stopFollowing() {
+  for (const name of HANDS) window.removeEventListener(name, forgetChoice);
   window.removeEventListener("scroll", showPlace);
   window.removeEventListener("resize", showPlace);
   delete out.dataset.tinted;
