@@ -92,6 +92,9 @@ def add_handlers(app: FastAPI) -> None:
     async def invalid(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            message = f"the body is not JSON: {first['ctx']['error']} at character {first['loc'][-1]}"
+            return problem(422, message, code="invalid_request")
         place = ".".join(str(part) for part in first["loc"] if part != "body")
         more = f" (and {len(error.errors()) - 1} more)" if len(error.errors()) > 1 else ""
         message = f"{place}: {first['msg']}{more}" if place else f"{first['msg']}{more}"

@@ -130,7 +130,7 @@ def open_indexes(names: Sequence[str], engines: Mapping[str, Engine]) -> dict[st
 
 
 def read_documents(folder: Path, engines: Mapping[str, Engine]) -> dict[str, SearchIndex]:
-    """A folder or a file in memory, encoded by every model; named after it, and after the model if there are several."""
+    """A folder or file in memory, encoded by each model; the model is part of the name where there are several."""
     name = folder.resolve().name or "documents"
     return {
         name if len(engines) == 1 else f"{name} ({engine.name})": MemoryIndex.from_folder(
