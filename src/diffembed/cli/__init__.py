@@ -26,6 +26,10 @@ COMMANDS = {
     "encode": ("diffembed.cli.encode:encode", "Encode the texts of a file into a parquet file of vectors."),
     "search": ("diffembed.cli.search:search", "Search text, markdown and source files by meaning."),
     "compare": ("diffembed.cli.compare:compare", "Compare encoders on real text that every Python carries."),
+    "serve": (
+        "diffembed.cli.serve:serve",
+        "Serve an embeddings API that OpenAI clients speak, and a page to search with.",
+    ),
     "train": ("diffembed.cli.train:train", "Fine-tune a language model into an embedder."),
     "adapt": ("diffembed.cli.adapt:adapt", "Adapt a language model into a masked-diffusion model."),
     "evaluate": ("diffembed.cli.evaluate:evaluate", "Score a model on suites of tasks."),

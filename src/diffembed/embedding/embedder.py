@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from diffembed.backbones.attention import Direction
 from diffembed.backbones.loading import Backbone, Kernel, load_backbone, locate
@@ -253,18 +254,22 @@ class Embedder:
 
     def tokenize(
         self,
-        texts: Sequence[str],
+        texts: Sequence[str | Sequence[int]],
         *,
         kind: Kind = "document",
         instruction: str | None = None,
         overflow: Overflow = "truncate",
     ) -> list[TokenizedText]:
-        """What the network reads of each text; the same function builds the training batches."""
+        """What the network reads of each text, or list of token ids; the same function builds the training batches."""
         return self._tokenizer.encode(texts, kind=kind, instruction=instruction, overflow=overflow)
 
     def tokenize_windows(self, texts: Sequence[str], *, overlap_tokens: int) -> list[WindowedText]:
         """Documents whole, in overlapping windows where they are long, with the place of every token."""
         return self._tokenizer.encode_windows(texts, overlap_tokens=overlap_tokens)
+
+    def token_spans(self, text: str, tokenized: TokenizedText) -> list[NDArray[np.int64]]:
+        """`Tokenizer.spans`: which characters of a document each token of its windows stands for."""
+        return self._tokenizer.spans(text, tokenized)
 
     def _encode_tokenized(
         self,
@@ -274,18 +279,10 @@ class Embedder:
         bar: EncodeProgress,
     ) -> dict[str, Vectors]:
         windows = [window for text in tokenized for window in text.windows]
-        owners = np.repeat(np.arange(len(tokenized)), [len(text.windows) for text in tokenized])
         pooled = encode_packed(
             self.backbone, windows, poolings, budget=self.token_budget, direction=direction, on_batch=bar.advance
         )
-        if len(windows) > len(tokenized):
-            weights = np.array([window.pool_stop - window.pool_start for window in windows], dtype=np.float32)
-            for name, rows in pooled.items():
-                sums = np.zeros((len(tokenized), rows.shape[1]), dtype=np.float32)
-                np.add.at(sums, owners, rows * weights[:, None])
-                totals = np.bincount(owners, weights, minlength=len(tokenized)).astype(np.float32)
-                pooled[name] = (sums / np.maximum(totals, 1.0)[:, None]).astype(np.float32)
-        return {name: normalise(rows) if self.is_normalised else rows for name, rows in pooled.items()}
+        return {name: join_windows(tokenized, rows, is_normalised=self.is_normalised) for name, rows in pooled.items()}
 
     def similarity(self, queries: Vectors, documents: Vectors) -> Vectors:
         """[num queries, num documents] cosine."""
@@ -322,6 +319,19 @@ class Embedder:
                 part / "provenance.json",
                 {"contract": verdict.as_dict() if verdict else None, "environment": environment()},
             )
+
+
+def join_windows(tokenized: Sequence[TokenizedText], rows_WD: Vectors, *, is_normalised: bool) -> Vectors:
+    """[N, D] one vector per text from one per window: their mean, weighted by the tokens that were pooled."""
+    if len(rows_WD) > len(tokenized):
+        windows = [window for text in tokenized for window in text.windows]
+        owners = np.repeat(np.arange(len(tokenized)), [len(text.windows) for text in tokenized])
+        weights = np.array([window.pool_stop - window.pool_start for window in windows], dtype=np.float32)
+        sums = np.zeros((len(tokenized), rows_WD.shape[1]), dtype=np.float32)
+        np.add.at(sums, owners, rows_WD * weights[:, None])
+        totals = np.bincount(owners, weights, minlength=len(tokenized)).astype(np.float32)
+        rows_WD = (sums / np.maximum(totals, 1.0)[:, None]).astype(np.float32)
+    return normalise(rows_WD) if is_normalised else rows_WD
 
 
 def _prompt_template(stored: dict[str, Any]) -> TextTemplate | None:

@@ -121,7 +121,7 @@ class Tokenizer:
 
     def encode(
         self,
-        texts: Sequence[str],
+        texts: Sequence[str | Sequence[int]],
         *,
         kind: Kind,
         instruction: str | None = None,
@@ -129,16 +129,15 @@ class Tokenizer:
     ) -> list[TokenizedText]:
         """Ids of each text, at most `max_tokens` a window, and the range that is pooled.
 
+        texts: a text may be given as its ids by this tokenizer, with or without the special tokens around them.
         overflow: `error` refuses a longer text, `truncate` cuts its end, `chunk` cuts it into windows.
         Raises InputError for what is not a string, OverflowingTextError, ConfigError if the instruction leaves no room.
         """
         if overflow not in OVERFLOWS:
             raise UnknownNameError.of("overflow policy", overflow, list(OVERFLOWS))
         head, prefix, tail, room = self._parts(kind, instruction)
-        encodings = self._backend.encode_batch([clean(text) for text in texts], add_special_tokens=False)
         results = []
-        for position, encoding in enumerate(encodings):
-            ids = encoding.ids
+        for position, ids in enumerate(self._ids_of(texts)):
             is_long = len(ids) > room
             if is_long and overflow == "error":
                 raise OverflowingTextError(
@@ -183,6 +182,42 @@ class Tokenizer:
                 f"{self.max_tokens}; shorten the instruction or raise max_tokens"
             )
         return head, prefix, tail, room
+
+    def spans(self, text: str, tokenized: TokenizedText) -> list[NDArray[np.int64]]:
+        """[T, 2] of each window of a document: the characters (start, stop) of `clean(text)` that a token stands for.
+
+        (0, 0) marks what is no part of the text: special tokens, prefix, wrapper.
+        """
+        lead = len(self._bos) + len(self._before) + len(self._encode_one(clean(self.template.document_prefix)))
+        dress = lead + len(self._eos) + len(self._after) + len(self._tail)
+        offsets = self._backend.encode(clean(text), add_special_tokens=False).offsets
+        spans, position = [], 0
+        for window in tokenized.windows:
+            spans_T2 = np.zeros((len(window), 2), dtype=np.int64)
+            own = offsets[position : position + len(window) - dress]
+            if own:
+                spans_T2[lead : lead + len(own)] = own
+            spans.append(spans_T2)
+            position += len(own)
+        return spans
+
+    def _ids_of(self, texts: Sequence[str | Sequence[int]]) -> list[list[int]]:
+        """The ids of each text alone, no special tokens."""
+        strings = [clean(text) for text in texts if isinstance(text, str)]
+        encodings = iter(self._backend.encode_batch(strings, add_special_tokens=False))
+        return [next(encodings).ids if isinstance(text, str) else self._bare_ids(text) for text in texts]
+
+    def _bare_ids(self, given: Sequence[int]) -> list[int]:
+        if not isinstance(given, Sequence) or not all(type(token) is int for token in given):
+            raise InputError(f"a text must be a string or a list of token ids, got {type(given).__name__}")
+        ids, size = list(given), self._backend.get_vocab_size()
+        if wrong := [token for token in ids if not 0 <= token < size]:
+            raise InputError(f"token id {wrong[0]} does not exist; the tokenizer has 0 to {size - 1}")
+        if self._bos and ids[: len(self._bos)] == self._bos:
+            ids = ids[len(self._bos) :]
+        if self._tail and ids[-len(self._tail) :] == self._tail:
+            ids = ids[: -len(self._tail)]
+        return ids
 
     def _dress(self, head: list[int], prefix: list[int], ids: list[int], tail: list[int]) -> Tokens:
         text = ids + self._eos

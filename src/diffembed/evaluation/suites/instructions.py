@@ -18,9 +18,7 @@ PROMPTS: tuple[Prompts, ...] = ("paper", "mteb")
 @lru_cache(maxsize=1)
 def load_instructions() -> dict[str, Any]:
     """The file as it is: `defaults` by type, `tasks` by name."""
-    return tomllib.loads(
-        files("diffembed.evaluation.suites").joinpath("instructions.toml").read_text(encoding="utf-8")
-    )
+    return tomllib.loads(files("diffembed.evaluation.suites").joinpath("instructions.toml").read_text(encoding="utf-8"))
 
 
 def find_instruction(task: str, kind: str, *, prompts: Prompts = "paper", own: str = "") -> str:
