@@ -179,6 +179,7 @@ def search(
     json
         Print one JSON line per passage.
     """
+    from diffembed.documents import has_lines
     from diffembed.embedding.embedder import Embedder
     from diffembed.index import Index
 
@@ -197,7 +198,8 @@ def search(
         for hit in hits:
             print_json({"rank": hit.rank, "score": hit.score, "parts": hit.parts, **asdict(hit.document)})
         return
-    print_hits(hits, question, numbers_lines=True)
+    for hit in hits:
+        print_hits([hit], question, numbers_lines=has_lines(hit.document.source))
 
 
 @app.command

@@ -8,7 +8,7 @@ Knows nothing of models.
 from diffembed.documents.chunking import ChunkPolicy, cut_document
 from diffembed.documents.passages import Corpus, lines_about, make_chunks, read_corpus
 from diffembed.documents.rows import ROW_FORMATS, read_rows
-from diffembed.documents.streaming import FoundText, ReadOptions, check_sources, stream_texts
+from diffembed.documents.streaming import FoundText, ReadOptions, check_sources, has_lines, stream_texts
 
 __all__ = [
     "ROW_FORMATS",
@@ -18,6 +18,7 @@ __all__ = [
     "ReadOptions",
     "check_sources",
     "cut_document",
+    "has_lines",
     "lines_about",
     "make_chunks",
     "read_corpus",

@@ -25,7 +25,7 @@ def pdf_text(file: BinaryIO, name: str) -> tuple[str, str]:
         reader = pypdf.PdfReader(file)
         if reader.is_encrypted and not reader.decrypt(""):
             raise InputError(f"{name} is protected by a password")
-        title = str((reader.metadata or {}).get("/Title") or "")
+        title = str((reader.metadata.title if reader.metadata else None) or "")
         pages = [page.extract_text() for page in reader.pages]
     except InputError:
         raise

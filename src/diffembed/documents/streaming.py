@@ -95,6 +95,12 @@ def check_sources(sources: Sequence[Path | str]) -> None:
             raise InputError(f"there is no file or folder {name_of(source)}")
 
 
+def has_lines(source: str) -> bool:
+    """Whether lines of a text are lines of its file; not so for rows, pages and PDF files."""
+    suffix = Path(source).suffix.lower()
+    return suffix not in HTML_SUFFIXES | PDF_SUFFIXES and ROW_FORMATS.get(suffix, "txt") == "txt"
+
+
 def _source_id(source: Path | str) -> str:
     return "stdin" if str(source) == "-" else name_of(Path(source).resolve().name or "root")
 
@@ -135,7 +141,7 @@ def _texts_of(
             source=name_of(path) if str(path) == "-" else os.fspath(path),
             modified_ns=modified_ns,
             num_bytes=num_bytes,
-            counts_lines=suffix not in HTML_SUFFIXES | PDF_SUFFIXES,
+            counts_lines=has_lines(str(path)),
         )
     except InputError as error:
         on_skip(name_of(path), str(error))
