@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from diffembed.documents import ChunkPolicy, FoundText, ReadOptions, check_sources, stream_texts
 from diffembed.embedding.embedder import Embedder
@@ -67,6 +67,14 @@ class BuildReport:
     def tokens_per_s(self) -> float:
         """Tokens through the network per second of the whole job."""
         return self.num_tokens / self.seconds if self.seconds else 0.0
+
+
+class Notes(Protocol):
+    """Takes what is passed over."""
+
+    def note(self, name: str, reason: str) -> None:
+        """Adds one name with its reason."""
+        ...
 
 
 @dataclass(kw_only=True, slots=True)
@@ -235,7 +243,7 @@ class Job:
             for row in self.store.documents()
         )
 
-    def pending(self, ledger: Ledger, skips: Skips, bar: JobProgress) -> Iterator[CutDocument]:
+    def pending(self, ledger: Ledger, skips: Notes, bar: JobProgress) -> Iterator[CutDocument]:
         """Documents that are new or changed, cut, in the order of the sources; counts and notes all others."""
         for found in self._found(skips):
             bar.read(found.num_bytes)
@@ -268,7 +276,7 @@ class Job:
                 is_known=state is State.CHANGED,
             )
 
-    def _found(self, skips: Skips) -> Iterator[FoundText]:
+    def _found(self, skips: Notes) -> Iterator[FoundText]:
         local = [source for source in self.settings.sources if not is_hub(source)]
         if local:
             yield from stream_texts(local, options=self.settings.reading, on_skip=skips.note)
