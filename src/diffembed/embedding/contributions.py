@@ -92,7 +92,7 @@ class Contributions:
             raise ConfigError(f"num_bins must be at least 1, got {num_bins}")
         shares_C = self.by_character()
         bins_C = np.arange(len(shares_C)) * num_bins // max(len(shares_C), 1)
-        return np.bincount(bins_C, shares_C, minlength=num_bins)
+        return np.bincount(bins_C, shares_C, minlength=num_bins).astype(np.float64)
 
 
 def is_spread(embedder: Embedder) -> bool:

@@ -156,9 +156,12 @@ class Batcher:
         finally:
             self._drop(job)
 
-    async def call(self, function: Callable[[], Result], *, timeout_s: float | None = None) -> Result:
+    async def call(
+        self, function: Callable[[], Result], *, timeout_s: float | None = None, has_deadline: bool = True
+    ) -> Result:
         """What `function` returns in the thread of the network, between two packs.
 
+        has_deadline: False waits as long as it takes, for work that no caller waits for.
         Raises QueueFullError, DeadlineError, and what the function raises.
         """
         if len(self._calls) >= self._max_calls:
@@ -166,7 +169,7 @@ class Batcher:
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._calls.append((function, future))
         self._wake()
-        return await self._in_time(future, timeout_s)
+        return await (self._in_time(future, timeout_s) if has_deadline else future)
 
     async def _in_time(self, future: "asyncio.Future[Result]", timeout_s: float | None) -> Result:
         limit = self.timeout_s if timeout_s is None else min(timeout_s, self.timeout_s)
@@ -192,7 +195,9 @@ class Batcher:
         """Ends when nothing waits; `_wake` starts it again."""
         while self._calls or any(job.waiting for job in self._jobs.values()):
             if self._calls:
-                await self._call_one(*self._calls.popleft())
+                # It leaves the queue when it is done: until then it is one of the requests that are counted.
+                await self._call_one(*self._calls[0])
+                self._calls.popleft()
             if pack := self._take():
                 await self._encode_pack(pack)
 

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeVar
@@ -107,7 +108,7 @@ class Engine:
             slab = texts[first : first + SLAB_TEXTS]
             tokenized += await loop.run_in_executor(
                 self._tokenizing,
-                lambda slab=slab: self.embedder.tokenize(slab, kind=kind, instruction=instruction, overflow=overflow),
+                partial(self.embedder.tokenize, slab, kind=kind, instruction=instruction, overflow=overflow),
             )
             num_tokens += sum(text.num_tokens for text in tokenized[first:])
             if num_tokens > self.settings.max_request_tokens:
@@ -140,7 +141,8 @@ class Engine:
         ]
         for _ in range(2):
             started = perf_counter()
-            await self.call(lambda: self._encode_pack(windows))
+            # The first pack may take longer than any request is allowed to.
+            await self.batcher.call(lambda: self._encode_pack(windows), has_deadline=False)
         self.batcher.tokens_per_s = length * len(windows) / (perf_counter() - started)
         self.is_ready = True
 

@@ -4,6 +4,7 @@ Read `Metrics`. Every server has a registry of its own, so that several live in 
 """
 
 from collections.abc import Mapping
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -43,9 +44,9 @@ class Metrics:
         """Reads the queues of the engines whenever it is asked, and counts their packs."""
         for name, engine in engines.items():
             batcher = engine.batcher
-            self._queue_tokens.labels(name).set_function(lambda batcher=batcher: batcher.num_queue_tokens)
-            self._queue_requests.labels(name).set_function(lambda batcher=batcher: batcher.num_requests)
-            engine.on_pack = lambda texts, tokens, seconds, name=name: self._pack(name, texts, tokens, seconds)
+            self._queue_tokens.labels(name).set_function(partial(getattr, batcher, "num_queue_tokens"))
+            self._queue_requests.labels(name).set_function(partial(getattr, batcher, "num_requests"))
+            engine.on_pack = partial(self._pack, name)
 
     def _pack(self, model: str, num_texts: int, num_tokens: int, seconds: float) -> None:
         self._texts.labels(model).inc(num_texts)
