@@ -41,15 +41,20 @@ FAULTS: dict[int | str, dict[str, Any]] = {
 def make_api_router() -> APIRouter:
     """All routes but those of the page."""
     router = APIRouter(responses=FAULTS)
-    post = {"/v1/embeddings": (embeddings, schemas.EmbeddingsAnswer), "/v1/rerank": (rerank, schemas.RerankAnswer)}
-    post |= {"/embed": (embed, list[list[float]]), "/v1/search": (search, schemas.SearchAnswer)}
-    get = {"/v1/models": (models, schemas.ModelList), "/v1/models/{name:path}": (model, schemas.ModelCard)}
-    get |= {"/health": (health, schemas.Health)}
-    for methods, routes in ((["POST"], post), (["GET"], get)):
-        for path, (function, answer) in routes.items():
-            faults = {503: {"model": schemas.Health}} if path == "/health" else {}
-            responses = {200: {"model": answer}, **faults}
-            router.add_api_route(path, function, methods=methods, responses=responses, response_class=Json)
+    routes: list[tuple[str, str, Any, Any]] = [
+        ("POST", "/v1/embeddings", embeddings, schemas.EmbeddingsAnswer),
+        ("POST", "/v1/rerank", rerank, schemas.RerankAnswer),
+        ("POST", "/embed", embed, list[list[float]]),
+        ("POST", "/v1/search", search, schemas.SearchAnswer),
+        ("GET", "/v1/models", models, schemas.ModelList),
+        ("GET", "/v1/models/{name:path}", model, schemas.ModelCard),
+        ("GET", "/health", health, schemas.Health),
+    ]
+    for method, path, function, answer in routes:
+        responses: dict[int | str, dict[str, Any]] = {200: {"model": answer}}
+        if path == "/health":
+            responses[503] = {"model": schemas.Health}
+        router.add_api_route(path, function, methods=[method], responses=responses, response_class=Json)
     router.add_api_route("/metrics", metrics, methods=["GET"], response_class=Response)
     return router
 

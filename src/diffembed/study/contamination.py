@@ -210,8 +210,8 @@ def find_contamination(
                 place = equal or names[int(places[places >= 0][0])]
                 findings.append(_finding("gold document", task, test_id, place, cover, in_domain))
         else:
-            wanted = long_queries if len(ids) >= GRAM_WORDS else queries.get(len(ids))
-            places = wanted.of(ids) if wanted is not None else np.full(1, -1)
+            sought = long_queries if len(ids) >= GRAM_WORDS else queries.get(len(ids))
+            places = sought.of(ids) if sought is not None else np.full(1, -1)
             if equal or bool((places >= 0).all()):
                 place = equal or names[int(places[0])]
                 findings.append(_finding("query", task, test_id, place, 1.0, False))
@@ -249,8 +249,8 @@ def _pairs(rows: Sequence[Triplet], tasks: Sequence[AnyTask]) -> Iterator[Findin
             asked.setdefault(" ".join(words(query.text)), []).append((task, query.id, golds))
     for row in rows:
         sides = [" ".join(words(row.query)), " ".join(words(row.positive))]
-        for query, other in (sides, sides[::-1]):
-            for task, test_id, golds in asked.get(query, ()):
+        for side, other in (sides, sides[::-1]):
+            for task, test_id, golds in asked.get(side, []):
                 if other in golds:
                     yield _finding("pair", task, test_id, f"{row.source}/{row.id}", 1.0, False)
 

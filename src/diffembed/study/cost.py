@@ -69,7 +69,7 @@ def arm_costs(plan: StudyPlan) -> list[ArmCost]:
         if backbone not in planned:
             planned[backbone] = plan_training(train.config)
         tune = planned[backbone]
-        shape, _ = shape_of(resolve_name(backbone))
+        shape = shape_of(resolve_name(backbone))
         windows = sliding_windows(backbone, shape)
         adapt_tokens = predicted = 0
         adapt_flops = 0.0

@@ -209,7 +209,7 @@ def _compare_correlations(a: Seeds, b: Seeds, task: str, *, level: float, seed: 
 def _redrawn(gold: Floats, a_SQ: Floats, b_SQ: Floats | None, seed: int) -> Floats:
     """Mean correlation of a (minus b) over redrawn pairs and redrawn seeds."""
     rng = np.random.default_rng(seed)
-    drawn = []
+    drawn: list[float] = []
     while len(drawn) < NUM_REDRAWS:
         places = rng.integers(0, len(gold), len(gold))
         if np.ptp(gold[places]) == 0:

@@ -123,7 +123,7 @@ def _adaptations(plan: StudyPlan) -> list[Node]:
     backbone = next(plan.factors(name)["backbone"] for name, arm in plan.arms.items() if arm.objective != "none")
     nodes = []
     for objective in plan.objectives:
-        kept = ()
+        kept: tuple[int, ...] = ()
         if plan.curve is not None and plan.arms[plan.curve.arm].objective == objective:
             kept = plan.curve.at_steps
         config = AdaptConfig(

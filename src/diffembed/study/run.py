@@ -54,9 +54,9 @@ def run_study(
     Raises InputError before any compute when training has seen what is tested.
     """
     graph = make_graph(plan, chosen_rates(plan, store))
-    for name in only:
-        if name not in graph:
-            raise UnknownNameError.of("node", name, tuple(graph))
+    unknown = next((node for node in only if node not in graph), None)
+    if unknown is not None:
+        raise UnknownNameError.of("node", unknown, tuple(graph))
     deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
     tried: set[str] = set()
     is_checked = False
