@@ -28,7 +28,7 @@ COMMANDS = {
     "compare": ("diffembed.cli.compare:compare", "Compare encoders on real text that every Python carries."),
     "serve": (
         "diffembed.cli.serve:serve",
-        "Serve an embeddings API that OpenAI clients speak, and a page to search with.",
+        "Serve an OpenAI-compatible embeddings API and a search page.",
     ),
     "train": ("diffembed.cli.train:train", "Fine-tune a language model into an embedder."),
     "adapt": ("diffembed.cli.adapt:adapt", "Adapt a language model into a masked-diffusion model."),

@@ -84,7 +84,7 @@ def build(
     max_tokens
         Longest chunk read whole; the model's own limit if none is given.
     dtype
-        Number format of the network; auto is bfloat16 where the processor multiplies it.
+        Number format of the network; auto is the faster one, as measured.
     ray
         Address of a Ray cluster that does the work, or auto for one that runs on this machine.
     cores_per_actor

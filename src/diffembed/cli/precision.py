@@ -47,7 +47,7 @@ def precision(
     markdown
         Write the table to this file, too.
     dtype
-        Number format of the network; auto is bfloat16 where the processor multiplies it.
+        Number format of the network; auto is the faster one, as measured.
     seed
         Of generated tasks and resampling.
     json

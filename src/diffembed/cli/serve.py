@@ -35,7 +35,7 @@ def serve(
     drain_s: Annotated[float, Parameter(validator=validators.Number(gte=0))] = 2.0,
     json: Json = False,
 ) -> None:
-    """Serve an embeddings API that OpenAI clients speak, and a page to search with.
+    """Serve an OpenAI-compatible embeddings API and a search page.
 
     The log is one JSON line per request on standard error and holds no texts. The page is at the address that is
     printed. SIGTERM answers what was accepted, then ends.
@@ -65,7 +65,7 @@ def serve(
     pooling
         How token states become one vector; the model's own if none is given.
     dtype
-        Number format of the network; auto is bfloat16 where the processor multiplies it.
+        Number format of the network; auto is the faster one, as measured.
     max_tokens
         Longest text read whole; the model's own limit if none is given.
     token_budget
