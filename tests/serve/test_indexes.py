@@ -1,0 +1,56 @@
+"""Indexes on disk, opened by the server with the model that made them."""
+
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from diffembed import Embedder
+from diffembed.errors import DiffEmbedError
+from diffembed.serve.app import make_app
+from diffembed.serve.engine import Engine
+from diffembed.serve.server import open_indexes
+from tests.serve.conftest import wait_until
+
+index = pytest.importorskip("diffembed.index")
+
+TEXTS = {
+    "tides.md": "The moon pulls the sea, and the tide rises twice a day.",
+    "knots.md": "A bowline makes a loop that does not slip under load.",
+    "birds.md": "Arctic terns fly from one polar summer to the other.",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, embedder: Embedder) -> Path:
+    root = tmp_path_factory.mktemp("index")
+    (root / "texts").mkdir()
+    for name, text in TEXTS.items():
+        (root / "texts" / name).write_text(text)
+    index.build_index(root / "sea", [root / "texts"], embedder=embedder)
+    return root / "sea"
+
+
+def test_each_index_finds_its_model_and_is_searched(folder: Path, embedder: Embedder) -> None:
+    other = Engine(Embedder.load("tiny-qwen2", dtype="float32"), name="other")
+    engines = {"other": other, "mine": Engine(embedder, name="mine")}
+    indexes = open_indexes([str(folder)], engines)
+    assert list(indexes) == ["sea"] and indexes["sea"].model == "mine" and indexes["sea"].num_rows == 3
+    with TestClient(make_app(engines, indexes)) as client:
+        wait_until(lambda: client.get("/health").status_code == 200)
+        for mode in ("dense", "bm25", "hybrid"):
+            answer = client.post("/v1/search", json={"query": TEXTS["knots.md"], "mode": mode})
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["model"] == "mine" and "bowline" in answer.json()["data"][0]["text"]
+        told = client.post("/v1/search", json={"query": "a", "where": "no_such_column = 1"})
+        assert told.status_code == 400, told.text
+        kept = client.post("/v1/search", json={"query": "a", "where": "source LIKE '%birds.md'"}).json()["data"]
+        assert [hit["text"] for hit in kept] == [TEXTS["birds.md"]]
+
+
+def test_an_index_of_another_model_is_refused(folder: Path) -> None:
+    other = Engine(Embedder.load("tiny-qwen2", dtype="float32"), name="other")
+    with pytest.raises(DiffEmbedError, match="tiny-gemma3"):
+        open_indexes([str(folder)], {"other": other})
+    with pytest.raises(DiffEmbedError):
+        open_indexes([str(folder / "nothing")], {"other": other})
