@@ -1,4 +1,4 @@
-"""The embeddings API as a Ray Serve deployment: the application of `diffembed serve`, one model a replica. Not run yet.
+"""The embeddings API as a Ray Serve deployment: the application of `diffembed serve`, one model a replica.
 
     serve run recipes.serving.ray_serve:build model=gemma-3-270m-diffusion replicas=4
 

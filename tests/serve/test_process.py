@@ -75,7 +75,8 @@ def test_sigterm_under_load_loses_no_accepted_request(start: Callable[..., Serve
                         seen["answered"] += 1
                         if answer.headers.get("connection") == "close":
                             seen["told to close"] += 1
-            except httpx.ConnectError:
+            except (httpx.ConnectError, httpx.ReadError, httpx.RemoteProtocolError):
+                # Refused, or closed before the request was taken: what was taken is in the log, and compared below.
                 return seen
 
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
