@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
+from tests.serve.conftest import wait_until
 
 from diffembed import Embedder
 from diffembed.errors import DiffEmbedError
 from diffembed.serve.app import make_app
 from diffembed.serve.engine import Engine
 from diffembed.serve.server import open_indexes
-from tests.serve.conftest import wait_until
 
 index = pytest.importorskip("diffembed.index")
 
