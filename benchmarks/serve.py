@@ -260,7 +260,7 @@ def main() -> None:
 
     runs: dict[str, dict[int, list[dict[str, Any]]]] = {server.name: {} for server in (ours, plain)}
     overhead = []
-    # libgomp waits in another way in the first thread of a process than in later ones, fourfold slower on a machine that
+    # libgomp waits in another way in the first thread of a process than in later ones, fourfold slower on one that
     # is shared; both servers encode in later ones, so everything that is compared with them does.
     thread = ThreadPoolExecutor(1)
     for turn in range(given.rounds):
