@@ -10,8 +10,10 @@ can do. Writes benchmarks/results/serve.json and the section `serve` of docs/ben
 
 import argparse
 import asyncio
+import atexit
 import json
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -46,6 +48,8 @@ class Process:
         self._process = subprocess.Popen(
             [sys.executable, "-m", *command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
+        # No server outlives the benchmark, however that ends.
+        atexit.register(self._process.kill)
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
@@ -231,6 +235,7 @@ def main() -> None:
     if given.plain:
         serve_plain(given.model, given.dtype)
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     from diffembed import Embedder
     from diffembed.embedding.export import export_embedder
 
