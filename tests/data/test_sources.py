@@ -3,6 +3,7 @@
 import json
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -493,3 +494,20 @@ def test_an_unknown_set_suggests_the_nearest():
         SourceConfig(kind="public_e5", path="e5", sets=("squat",))
     with pytest.raises(UnknownNameError, match="choose one of hq, vl"):
         SourceConfig(kind="reasonir", sets=("small",))
+
+
+# Rows left out by id
+
+
+@pytest.mark.parametrize("sets", [("one",), ("one", "two")])
+def test_rows_are_left_out_by_id_and_each_id_must_be_there(tmp_path, sets):
+    """A misspelt id was passed over in silence where a source had several sets."""
+    for name, start in (("one", 0), ("two", 10)):
+        write_rows(tmp_path / "train" / name / "pairs.jsonl", [pair(start + i) for i in range(3)])
+    source = SourceConfig(kind="folder", path="train", sets=sets)
+    every = load_sources([source], seed=0, data_root=tmp_path)
+    gone = every["one"].triplets[1].id
+    left = load_sources([replace(source, without_rows=(gone,))], seed=0, data_root=tmp_path)
+    assert [t.query for t in left["one"].triplets] == ["q0", "q2"] and left["one"].report.filtered["without_rows"] == 1
+    with pytest.raises(ConfigError, match="without_rows has no effect: train has no row 'misspelt'"):
+        load_sources([replace(source, without_rows=(gone, "misspelt"))], seed=0, data_root=tmp_path)

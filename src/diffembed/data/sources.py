@@ -48,13 +48,17 @@ def load_sources(
     loaded: dict[str, LoadedSource] = {}
     root = Path(data_root or "")
     for config in configs:
+        left_out: set[str] = set()
         for part in open_sets(config, root):
-            source = _load_set(config, part, seed, root, max_bad_rows)
+            source = _load_set(config, part, seed, root, max_bad_rows, left_out)
             turned = [] if config.turned_query is None else [_turned(source, config.turned_query)]
             for found in (source, *turned):
                 if found.name in loaded:
                     raise ConfigError(f"two sources are named {found.name!r}; name one of them")
                 loaded[found.name] = found
+        # Checked over all sets of a source: a row is in one of them, and a misspelt id would leave it in training.
+        if missing := [row for row in config.without_rows if row not in left_out]:
+            raise ConfigError(f"without_rows has no effect: {config.path or config.kind} has no row {missing[0]!r}")
     return loaded
 
 
@@ -85,12 +89,15 @@ def _turned(source: LoadedSource, query_format: str) -> LoadedSource:
     return LoadedSource(name=name, triplets=rows, report=report)
 
 
-def _load_set(config: SourceConfig, part: OpenSet, seed: int, data_root: Path, max_bad_rows: int) -> LoadedSource:
+def _load_set(
+    config: SourceConfig, part: OpenSet, seed: int, data_root: Path, max_bad_rows: int, left_out: set[str]
+) -> LoadedSource:
+    """left_out: receives the ids of `without_rows` that were met."""
     reader = TripletReader(part.name, config.columns)
     report = reader.report
     triplets: Iterable[Triplet] = _triplets(config, part, reader, seed)
     if config.without_rows:
-        triplets = _without_rows(config, list(triplets), report)
+        triplets = _without_rows(config, list(triplets), report, left_out)
     if config.exclude is not None:
         triplets = _excluded(list(triplets), resolve(config.exclude, data_root), report)
     kept = _select(config, _filtered(config, triplets, report), report, seed)
@@ -117,12 +124,11 @@ def _triplets(config: SourceConfig, part: OpenSet, reader: TripletReader, seed: 
         yield triplet
 
 
-def _without_rows(config: SourceConfig, triplets: list[Triplet], report: RowReport) -> list[Triplet]:
-    ids = {triplet.id for triplet in triplets}
-    missing = [row for row in config.without_rows if row not in ids]
-    if missing and len(config.sets) == 1:
-        raise ConfigError(f"without_rows has no effect: {report.source} has no row {missing[0]!r}")
+def _without_rows(
+    config: SourceConfig, triplets: list[Triplet], report: RowReport, left_out: set[str]
+) -> list[Triplet]:
     kept = [triplet for triplet in triplets if triplet.id not in config.without_rows]
+    left_out.update(triplet.id for triplet in triplets if triplet.id in config.without_rows)
     report.filtered["without_rows"] += len(triplets) - len(kept)
     return kept
 
