@@ -5,12 +5,11 @@ killed at any moment is simply run again. Knows neither Ray nor search.
 """
 
 import contextlib
-import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from diffembed.documents import ChunkPolicy, FoundText, ReadOptions, check_sources, stream_texts
 from diffembed.embedding.embedder import Embedder
@@ -29,13 +28,13 @@ from diffembed.index.ledger import Ledger, State
 from diffembed.index.maintenance import tidy
 from diffembed.index.progress import JobProgress
 from diffembed.index.settings import SETTINGS_FILE, IndexSettings, Precision, identify, index_folder, load_settings
+from diffembed.index.skips import SKIPPED_FILE, Notes, Skips
 from diffembed.index.store import EncodedDocument, Store, has_table
-from diffembed.index.writing import disk_errors, writer_lock
+from diffembed.index.writing import writer_lock
 from diffembed.records import Document, Encoder
 
 COMMIT_S = 20.0
 """Seconds of work that are committed together, and so the most that a crash costs, beside one block."""
-SKIPPED_FILE = "skipped.jsonl"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -67,39 +66,6 @@ class BuildReport:
     def tokens_per_s(self) -> float:
         """Tokens through the network per second of the whole job."""
         return self.num_tokens / self.seconds if self.seconds else 0.0
-
-
-class Notes(Protocol):
-    """Takes what is passed over."""
-
-    def note(self, name: str, reason: str) -> None:
-        """Adds one name with its reason."""
-        ...
-
-
-@dataclass(kw_only=True, slots=True)
-class Skips:
-    """Context manager: writes what was passed over beside the list of the last run, and replaces that at the end."""
-
-    folder: Path
-    num: int = 0
-    _file: Any = field(default=None)
-
-    def __enter__(self) -> "Skips":
-        self._file = (self.folder / f"{SKIPPED_FILE}.part").open("w", encoding="utf-8")
-        return self
-
-    def note(self, name: str, reason: str) -> None:
-        """Adds one line."""
-        self.num += 1
-        with disk_errors(self.folder):
-            self._file.write(json.dumps({"name": name, "reason": reason}, ensure_ascii=True) + "\n")
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        with disk_errors(self.folder):
-            self._file.close()
-        if kind is None:
-            (self.folder / f"{SKIPPED_FILE}.part").replace(self.folder / SKIPPED_FILE)
 
 
 def build_index(

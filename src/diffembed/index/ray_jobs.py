@@ -18,10 +18,11 @@ from typing import Any
 from diffembed.embedding.embedder import Embedder
 from diffembed.errors import ConfigError, DiffEmbedError, MissingExtraError, ResourceError, StoreError
 from diffembed.index.encoding import CutDocument, blocks, encode_block
-from diffembed.index.jobs import BuildReport, Job, Skips, vectors_of
+from diffembed.index.jobs import BuildReport, Job, vectors_of
 from diffembed.index.ledger import Ledger
 from diffembed.index.progress import JobProgress
 from diffembed.index.settings import IndexSettings, identify
+from diffembed.index.skips import Skips
 from diffembed.index.store import Store
 from diffembed.records import Encoder
 
