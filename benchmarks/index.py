@@ -17,10 +17,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.index_data import MODEL, NOISE, NUM_CHUNKS, encoded, million, real_chunks, real_queries, widen
 from benchmarks.index_table import make_table
@@ -62,12 +64,35 @@ def latency(milliseconds: list[float]) -> dict[str, float]:
     return {"p50_ms": statistics.median(milliseconds), "p95_ms": float(np.percentile(milliseconds, 95))}
 
 
-# Contestants: each builds from a file of vectors of length 1 and answers questions.
+# Contestants: each builds from a file of vectors of length 1, read block by block, and answers questions.
 
 
-def run_numpy(vectors_ND: Vectors, queries_QD: Vectors, spec: dict[str, Any]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class VectorFile:
+    """A .npy of [N, D] vectors; what is read is copied and unmapped, so that no process is charged for the file."""
+
+    path: str
+    shape: tuple[int, int]
+
+    @classmethod
+    def of(cls, path: str) -> "VectorFile":
+        """Reads the header."""
+        num, dim = np.load(path, mmap_mode="r").shape
+        return cls(path, (num, dim))
+
+    def rows(self, places: slice | NDArray[np.intp]) -> Vectors:
+        """Copies of some rows."""
+        return np.array(np.load(self.path, mmap_mode="r")[places])
+
+    def blocks(self) -> Iterator[tuple[int, Vectors]]:
+        """All rows in order, each block with the place of its first."""
+        for first in range(0, self.shape[0], ROWS_PER_WRITE):
+            yield first, self.rows(slice(first, first + ROWS_PER_WRITE))
+
+
+def run_numpy(vectors: VectorFile, queries_QD: Vectors, spec: dict[str, Any]) -> dict[str, Any]:
     """Every vector compared."""
-    vectors_ND = np.array(vectors_ND)
+    vectors_ND = np.load(vectors.path)
 
     def search(query_D: Vectors) -> list[int]:
         scores_N = vectors_ND @ query_D
@@ -77,7 +102,7 @@ def run_numpy(vectors_ND: Vectors, queries_QD: Vectors, spec: dict[str, Any]) ->
     return {"build_s": 0.0, **timed(search, queries_QD)}
 
 
-def run_index(vectors_ND: Vectors, queries_QD: Vectors, spec: dict[str, Any]) -> dict[str, Any]:
+def run_index(vectors: VectorFile, queries_QD: Vectors, spec: dict[str, Any]) -> dict[str, Any]:
     """The index of diffembed, whatever its size by the approximate path."""
     from diffembed.index.index import Index
     from diffembed.index.maintenance import make_vector_index
@@ -87,11 +112,11 @@ def run_index(vectors_ND: Vectors, queries_QD: Vectors, spec: dict[str, Any]) ->
     folder = Path(tempfile.mkdtemp(prefix="diffembed-bench-"))
     try:
         settings = IndexSettings(
-            model="benchmark", model_hash="", dim=vectors_ND.shape[1], precision=spec.get("precision", "float32")
+            model="benchmark", model_hash="", dim=vectors.shape[1], precision=spec.get("precision", "float32")
         )
         store = Store.create(folder, settings)
         started = time.perf_counter()
-        write_rows(store, vectors_ND, [""] * len(vectors_ND))
+        write_rows(store, vectors, [""] * vectors.shape[0])
         written = time.perf_counter()
         make_vector_index(store)
         built = time.perf_counter()
@@ -114,15 +139,15 @@ def run_index(vectors_ND: Vectors, queries_QD: Vectors, spec: dict[str, Any]) ->
         shutil.rmtree(folder)
 
 
-def write_rows(store: Any, vectors_ND: Vectors, texts: list[str]) -> None:
+def write_rows(store: Any, vectors: VectorFile, texts: list[str]) -> None:
     """All rows, a thousand chunks to a document, committed at once."""
     from diffembed.index.store import EncodedDocument
 
     fragments: list[Any] = []
-    for first in range(0, len(vectors_ND), ROWS_PER_WRITE):
+    for first, block_ND in vectors.blocks():
         documents = []
-        for start in range(first, min(first + ROWS_PER_WRITE, len(vectors_ND)), 1000):
-            rows = vectors_ND[start : min(start + 1000, first + ROWS_PER_WRITE)]
+        for start in range(first, first + len(block_ND), 1000):
+            rows = block_ND[start - first : start - first + 1000]
             chunks = [Document(id=str(start + i), text=texts[start + i]) for i in range(len(rows))]
             zeros = [0] * len(rows)
             documents.append(
@@ -131,24 +156,25 @@ def write_rows(store: Any, vectors_ND: Vectors, texts: list[str]) -> None:
                 )
             )
         if first == 0:
-            store.calibrate(np.concatenate([document.vectors for document in documents]))
+            store.calibrate(block_ND)
         fragments += store.write(store.make_table(documents))
     store.commit(fragments)
 
 
-def run_faiss_ivf_pq(vectors_ND: Vectors, queries_QD: Vectors, spec: dict[str, Any]) -> dict[str, Any]:
+def run_faiss_ivf_pq(vectors: VectorFile, queries_QD: Vectors, spec: dict[str, Any]) -> dict[str, Any]:
     """IVF-PQ with codes as long as ours, and as ours rescored with the vectors on the disk."""
     import faiss
 
-    num, dim = vectors_ND.shape
+    num, dim = vectors.shape
     started = time.perf_counter()
     index = faiss.index_factory(dim, f"IVF{spec['partitions']},PQ{dim // 8}x8", faiss.METRIC_INNER_PRODUCT)
     sample = np.sort(np.random.default_rng(0).choice(num, min(num, 64 * spec["partitions"]), replace=False))
-    index.train(np.ascontiguousarray(vectors_ND[sample]))
-    for first in range(0, num, ROWS_PER_WRITE):
-        index.add(np.ascontiguousarray(vectors_ND[first : first + ROWS_PER_WRITE]))
+    index.train(vectors.rows(sample))
+    for _, block_ND in vectors.blocks():
+        index.add(block_ND)
     built, build_peak = time.perf_counter() - started, peak_bytes()
     index.nprobe = spec["probes"]
+    vectors_ND = np.load(vectors.path, mmap_mode="r")
 
     def search(query_D: Vectors) -> list[int]:
         places = index.search(query_D[None], TOP_K * OVERSAMPLE)[1][0]
@@ -158,18 +184,17 @@ def run_faiss_ivf_pq(vectors_ND: Vectors, queries_QD: Vectors, spec: dict[str, A
     return {"build_s": built, "build_peak_bytes": build_peak, **timed(search, queries_QD)}
 
 
-def run_faiss_hnsw(vectors_ND: Vectors, queries_QD: Vectors, spec: dict[str, Any]) -> dict[str, Any]:
+def run_faiss_hnsw(vectors: VectorFile, queries_QD: Vectors, spec: dict[str, Any]) -> dict[str, Any]:
     """HNSW over whole vectors, or over 8 bits of each component where spec asks for it."""
     import faiss
 
     started = time.perf_counter()
-    dim = vectors_ND.shape[1]
-    index = faiss.index_factory(dim, f"HNSW{spec['links']},{spec['storage']}", faiss.METRIC_INNER_PRODUCT)
+    index = faiss.index_factory(vectors.shape[1], f"HNSW{spec['links']},{spec['storage']}", faiss.METRIC_INNER_PRODUCT)
     index.hnsw.efConstruction = spec["construction"]
     if not index.is_trained:
-        index.train(np.ascontiguousarray(vectors_ND[:ROWS_PER_WRITE]))
-    for first in range(0, len(vectors_ND), ROWS_PER_WRITE):
-        index.add(np.ascontiguousarray(vectors_ND[first : first + ROWS_PER_WRITE]))
+        index.train(vectors.rows(slice(ROWS_PER_WRITE)))
+    for _, block_ND in vectors.blocks():
+        index.add(block_ND)
     built, build_peak = time.perf_counter() - started, peak_bytes()
     index.hnsw.efSearch = spec["search"]
 
@@ -179,7 +204,7 @@ def run_faiss_hnsw(vectors_ND: Vectors, queries_QD: Vectors, spec: dict[str, Any
     return {"build_s": built, "build_peak_bytes": build_peak, **timed(search, queries_QD)}
 
 
-def run_hybrid(vectors_ND: Vectors, queries_QD: Vectors, spec: dict[str, Any]) -> dict[str, Any]:
+def run_hybrid(vectors: VectorFile, queries_QD: Vectors, spec: dict[str, Any]) -> dict[str, Any]:
     """Questions as people ask them, encoding included, over an index with full text."""
     from diffembed import Embedder
     from diffembed.index.index import Index
@@ -192,7 +217,7 @@ def run_hybrid(vectors_ND: Vectors, queries_QD: Vectors, spec: dict[str, Any]) -
     try:
         settings = IndexSettings(model=MODEL, model_hash=identify(embedder), dim=embedder.dim)
         store = Store.create(folder, settings)
-        write_rows(store, vectors_ND, real_chunks(len(vectors_ND)))
+        write_rows(store, vectors, real_chunks(vectors.shape[0]))
         started = time.perf_counter()
         tidy(store)
         make_vector_index(store)
@@ -223,9 +248,7 @@ CONTESTANTS = {
 
 def work(spec: dict[str, Any]) -> None:
     """The process of a contestant."""
-    vectors_ND = np.load(spec["vectors"], mmap_mode="r")
-    queries_QD = np.load(spec["queries"])
-    result = CONTESTANTS[spec["kind"]](vectors_ND, queries_QD, spec)
+    result = CONTESTANTS[spec["kind"]](VectorFile.of(spec["vectors"]), np.load(spec["queries"]), spec)
     Path(spec["out"]).write_text(json.dumps({**result, "peak_bytes": peak_bytes()}))
 
 

@@ -5,7 +5,7 @@
 Each server is a process of its own, loaded once; they take turns, and only one is asked at a time. Requests hold one to
 eight ragged texts. The plain server may choose its batch size and whether it encodes one request at a time. Then the
 same texts go through the library alone, for the overhead, and a server with a short queue is asked for twice of what it
-can do. Writes benchmarks/results/serve.json and the section `serve` of docs/benchmarks.md.
+can do. Writes benchmarks/results/serve.json, a key for each model, and the section `serve` of docs/benchmarks.md.
 """
 
 import argparse
@@ -294,13 +294,7 @@ def main() -> None:
     soaked = soak(short, texts, offline, 2 * statistics.median(rates) / mean_tokens, given.soak_seconds)
     exit_code = short.stop()
 
-    rows = {
-        name: {
-            count: {key: statistics.median(run[key] for run in some) for key in some[0]}
-            for count, some in counts.items()
-        }
-        for name, counts in runs.items()
-    }
+    rows = {name: {count: _medians(some) for count, some in counts.items()} for name, counts in runs.items()}
     result = {
         "model": given.model,
         "dtype": given.dtype,
@@ -325,8 +319,9 @@ def main() -> None:
         "date": time.strftime("%Y-%m-%d"),
         "command": "python -m benchmarks.serve" + "".join(f" {part}" for part in sys.argv[1:]),
     }
-    write_json(RESULT, result)
-    write_section("serve", "Serving", _table(result))
+    kept = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    write_json(RESULT, kept | {given.model: result})
+    write_section("serve", "Serving", "\n\n".join(map(_table, json.loads(RESULT.read_text()).values())))
     print(json.dumps({key: value for key, value in result.items() if key not in ("runs", "environment")}, indent=2))
 
 

@@ -197,7 +197,7 @@ def test_compare_joins_what_both_find(open_page):
         assert abs(box["y"] + 3 - middles[0]) < 1 and abs(box["y"] + box["height"] - 3 - middles[1]) < 1
     sides(page)[0].locator(f".hit[data-place={quoted(shared[0])}]").hover()
     expect(page.locator(".hit.is-lit")).to_have_count(2)
-    picture(page, "page-compare", height=900)
+    picture(page, "page-compare", height=600)
 
 
 def sides(page):

@@ -5,7 +5,8 @@ it was made, `chunks.lance` is a table that any Lance reader opens, `skipped.jso
 """
 
 from diffembed.index.index import Index, IndexStats, list_indexes
-from diffembed.index.jobs import BuildReport, build_index
+from diffembed.index.jobs import build_index
+from diffembed.index.progress import BuildReport
 from diffembed.index.settings import stored_model
 
 __all__ = ["BuildReport", "Index", "IndexStats", "build_index", "list_indexes", "stored_model"]

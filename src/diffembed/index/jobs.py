@@ -6,12 +6,11 @@ killed at any moment is simply run again. Knows neither Ray nor search.
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from diffembed.documents import ChunkPolicy, FoundText, ReadOptions, check_sources, stream_texts
+from diffembed.documents import ChunkPolicy, ReadOptions, check_sources
 from diffembed.embedding.embedder import Embedder
 from diffembed.errors import ConfigError, EmptyInputError, InputError, StoreError
 from diffembed.index.encoding import (
@@ -23,49 +22,19 @@ from diffembed.index.encoding import (
     encode_block,
     hash_document,
 )
-from diffembed.index.hub import is_hub, parse_address, stream_hub
-from diffembed.index.ledger import Ledger, State
+from diffembed.index.hub import is_hub, parse_address
+from diffembed.index.ledger import Ledger
 from diffembed.index.maintenance import tidy
-from diffembed.index.progress import JobProgress
+from diffembed.index.progress import BuildReport, JobProgress
+from diffembed.index.reading import Reader, stamp
 from diffembed.index.settings import SETTINGS_FILE, IndexSettings, Precision, identify, index_folder, load_settings
-from diffembed.index.skips import SKIPPED_FILE, Notes, Skips
+from diffembed.index.skips import SKIPPED_FILE, Skips
 from diffembed.index.store import EncodedDocument, Store, has_table
 from diffembed.index.writing import writer_lock
 from diffembed.records import Document, Encoder
 
 COMMIT_S = 20.0
 """Seconds of work that are committed together, and so the most that a crash costs, beside one block."""
-
-
-@dataclass(kw_only=True, slots=True)
-class BuildReport:
-    """What a build did."""
-
-    folder: str
-    model: str
-    num_documents: int = 0
-    """Documents of the sources that are in the index now."""
-    num_chunks: int = 0
-    """Rows of the index."""
-    num_new: int = 0
-    num_changed: int = 0
-    num_unchanged: int = 0
-    num_removed: int = 0
-    num_encoded: int = 0
-    """Chunks that went through the network."""
-    num_truncated: int = 0
-    """Chunks whose end the model did not read."""
-    num_tokens: int = 0
-    num_skipped: int = 0
-    """Files and rows that could not be used; `skipped.jsonl` lists them."""
-    seconds: float = 0.0
-    encode_seconds: float = 0.0
-    """Time inside the encoder."""
-
-    @property
-    def tokens_per_s(self) -> float:
-        """Tokens through the network per second of the whole job."""
-        return self.num_tokens / self.seconds if self.seconds else 0.0
 
 
 def build_index(
@@ -176,6 +145,7 @@ class Job:
             settings.save(folder)
         self.store = Store.create(folder, settings)
         self.report = BuildReport(folder=str(folder), model=settings.model)
+        self.reader = Reader(settings, encoder, self.report)
 
     def run(self, *, progress: bool | None = None) -> BuildReport:
         """Reads every source to its end; raises EmptyInputError where nothing could be used, and keeps the index."""
@@ -209,53 +179,13 @@ class Job:
             for row in self.store.documents()
         )
 
-    def pending(self, ledger: Ledger, skips: Notes, bar: JobProgress) -> Iterator[CutDocument]:
-        """Documents that are new or changed, cut, in the order of the sources; counts and notes all others."""
-        for found in self._found(skips):
-            bar.read(found.num_bytes)
-            if found.is_file and ledger.is_same_file(found.id, stamp(found.modified_ns, found.num_bytes)):
-                self.report.num_unchanged += 1
-                continue
-            try:
-                document = clean_document(found.read())
-            except InputError as error:
-                skips.note(found.source, str(error))
-                continue
-            if found.row is not None:
-                bar.read(len(document.text))
-            content_hash = hash_document(document)
-            state = ledger.meet(document.id, content_hash)
-            if state is State.REPEATED:
-                skips.note(found.source, f"the id {document.id!r} occurs a second time")
-                continue
-            if state is State.UNCHANGED:
-                self.report.num_unchanged += 1
-                continue
-            self.report.num_new += state is State.NEW
-            self.report.num_changed += state is State.CHANGED
-            yield CutDocument(
-                document=document,
-                content_hash=content_hash,
-                chunks=cut(document, self.settings.chunks, self.encoder, counts_lines=found.counts_lines),
-                modified_ns=found.modified_ns,
-                num_bytes=found.num_bytes,
-                is_known=state is State.CHANGED,
-            )
-
-    def _found(self, skips: Notes) -> Iterator[FoundText]:
-        local = [source for source in self.settings.sources if not is_hub(source)]
-        if local:
-            yield from stream_texts(local, options=self.settings.reading, on_skip=skips.note)
-        for source in filter(is_hub, self.settings.sources):
-            yield from stream_hub(source, self.settings.reading, on_skip=skips.note)
-
     def work(self, ledger: Ledger, skips: Skips, bar: JobProgress) -> None:
         """Encodes block by block, and commits whenever `commit_s` have passed."""
         fragments: list[Any] = []
         replaced: list[str] = []
         committed = time.perf_counter()
         try:
-            for block in blocks(self.pending(ledger, skips, bar), self.block_chunks):
+            for block in blocks(self.reader.pending(ledger, skips, bar), self.block_chunks):
                 started = time.perf_counter()
                 encoded = encode_block(block, self.encoder, self.settings.chunks)
                 self.report.encode_seconds += time.perf_counter() - started
@@ -315,11 +245,6 @@ def add_documents(
         num_chunks += sum(len(document.chunks) for document in encoded)
     store.commit(fragments, replaced=[document.id for document in documents])
     return num_chunks
-
-
-def stamp(modified_ns: int, num_bytes: int) -> str:
-    """What tells the states of a file apart without reading it."""
-    return f"{modified_ns} {num_bytes}"
 
 
 def vectors_of(encoded: Sequence[EncodedDocument]) -> Any:

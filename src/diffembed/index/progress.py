@@ -1,17 +1,49 @@
-"""How far a build is: documents, chunks, tokens per second, time left; silent off a terminal.
+"""What a build tells: how far it is, silent off a terminal, and at its end what it did.
 
-Read `JobProgress`.
+Read `BuildReport` and `JobProgress`.
 """
 
 import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from diffembed.embedding.progress import SHOWN_AFTER_S
+
+
+@dataclass(kw_only=True, slots=True)
+class BuildReport:
+    """What a build did."""
+
+    folder: str
+    model: str
+    num_documents: int = 0
+    """Documents of the sources that are in the index now."""
+    num_chunks: int = 0
+    """Rows of the index."""
+    num_new: int = 0
+    num_changed: int = 0
+    num_unchanged: int = 0
+    num_removed: int = 0
+    num_encoded: int = 0
+    """Chunks that went through the network."""
+    num_truncated: int = 0
+    """Chunks whose end the model did not read."""
+    num_tokens: int = 0
+    num_skipped: int = 0
+    """Files and rows that could not be used; `skipped.jsonl` lists them."""
+    seconds: float = 0.0
+    encode_seconds: float = 0.0
+    """Time inside the encoder."""
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens through the network per second of the whole job."""
+        return self.num_tokens / self.seconds if self.seconds else 0.0
 
 
 class JobProgress:

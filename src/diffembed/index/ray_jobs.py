@@ -18,9 +18,10 @@ from typing import Any
 from diffembed.embedding.embedder import Embedder
 from diffembed.errors import ConfigError, DiffEmbedError, MissingExtraError, ResourceError, StoreError
 from diffembed.index.encoding import CutDocument, blocks, encode_block
-from diffembed.index.jobs import BuildReport, Job, vectors_of
+from diffembed.index.jobs import Job, vectors_of
 from diffembed.index.ledger import Ledger
-from diffembed.index.progress import JobProgress
+from diffembed.index.progress import BuildReport, JobProgress
+from diffembed.index.reading import Reader
 from diffembed.index.settings import IndexSettings, identify
 from diffembed.index.skips import Skips
 from diffembed.index.store import Store
@@ -80,7 +81,7 @@ class RayJob(Job):
         """Fits int8 steps on the first block here, as the local job does, before many would fit their own."""
         if self.settings.precision != "int8" or self.store.codes is not None:
             return
-        reader = _Reader(self.settings, self.encoder)
+        reader = Reader(self.settings, self.encoder, BuildReport(folder="", model=self.settings.model))
         cuts = reader.pending(pickle.loads(pickle.dumps(ledger)), _Notes(), JobProgress((), is_shown=False))
         for block in blocks(cuts, self.block_chunks):
             self.store.calibrate(vectors_of(encode_block(block, self.encoder, self.settings.chunks)))
@@ -209,15 +210,6 @@ class _Bytes(JobProgress):
         return taken
 
 
-class _Reader(Job):
-    """The reading half of a job, which needs no table."""
-
-    def __init__(self, settings: IndexSettings, encoder: Encoder) -> None:
-        self.settings = settings
-        self.encoder = encoder
-        self.report = BuildReport(folder="", model=settings.model)
-
-
 @dataclass(frozen=True, slots=True)
 class _Plan:
     """What the reading task needs; large things by reference."""
@@ -236,11 +228,12 @@ class _Plan:
         ledger = pickle.loads(pickle.dumps(ray.get(self.ledger)))
         encoder = _open(ray.get(self.shipped)) if self.settings.chunks.unit == "tokens" else None
         notes, num_bytes = _Notes(), _Bytes()
-        reader = _Reader(self.settings, encoder)  # type: ignore[arg-type]  # only chunks of tokens ask for an encoder
+        report = BuildReport(folder="", model=self.settings.model)
+        reader = Reader(self.settings, encoder, report)  # type: ignore[arg-type]  # only chunks of tokens ask for it
         for block in blocks(reader.pending(ledger, notes, num_bytes), self.block_chunks):
             yield _row(pa, block, _News(notes=notes.notes, num_bytes=num_bytes.take()))
             notes.notes = []
-        yield _row(pa, [], _News(notes=notes.notes, num_bytes=num_bytes.take(), report=reader.report, ledger=ledger))
+        yield _row(pa, [], _News(notes=notes.notes, num_bytes=num_bytes.take(), report=report, ledger=ledger))
 
 
 def _row(pa: Any, block: Sequence[CutDocument], news: _News) -> Any:
