@@ -27,9 +27,9 @@ RANK_CONSTANT = 60
 """Added to a rank before it is divided into 1. Source: Cormack et al. 2009."""
 OVERSAMPLE = 10
 """Rows that a coarse code finds for each one that the finer code keeps."""
-NUM_PROBES = 32
+NUM_PROBES = 48
 """Parts of an IVF index that are read for a question."""
-MIN_REFINED = 300
+MIN_REFINED = 150
 """Rows of the approximate index that are compared again by their float32 vectors, at least; and twice those wanted."""
 MIN_CANDIDATES = 50
 """Rows that each component of a search finds at least, so that fusing and collapsing have a choice."""
