@@ -35,6 +35,8 @@ class Document:
     """Line number of the first character in the source text, from 1."""
     parent: str = ""
     """Id of the document it is a passage of; empty where it is not known to be one."""
+    metadata: Mapping[str, str | int | float | bool] = field(default_factory=dict, hash=False)
+    """What else its source says of it; never read by a model."""
 
     @property
     def full_text(self) -> str:

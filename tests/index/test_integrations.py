@@ -15,7 +15,8 @@ class Found:
 
     def search(self, question, *, k, mode):
         assert (question, k, mode) == ("tides?", 5, "hybrid")
-        return [Hit(document=Document(id="a#0", text="The moon pulls.", source="a.md", start=7), score=0.5, rank=1)]
+        found = Document(id="a#0", text="The moon pulls.", source="a.md", start=7, metadata={"lang": "en"})
+        return [Hit(document=found, score=0.5, rank=1)]
 
 
 def test_langchain_adapter_of_the_page(monkeypatch):
@@ -27,5 +28,5 @@ def test_langchain_adapter_of_the_page(monkeypatch):
     retriever = names["IndexRetriever"](index=Found())
     (document,) = retriever.invoke("tides?")
     assert document.page_content == "The moon pulls." and document.id == "a#0"
-    assert document.metadata == {"source": "a.md", "start": 7, "score": 0.5}
+    assert document.metadata == {"lang": "en", "source": "a.md", "score": 0.5}
     assert retriever.batch(["tides?", "tides?"])[1][0].id == "a#0"

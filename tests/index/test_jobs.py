@@ -95,6 +95,20 @@ def test_only_what_is_new_or_changed_is_encoded_and_what_is_gone_leaves(
     assert rows_of(tmp_path / "ix") == rows_of(tmp_path / "fresh")
 
 
+def test_a_row_whose_other_columns_changed_is_renewed(tmp_path: Path, rows_of: Rows) -> None:
+    embedder = Embedder.load("tiny-llama", dtype="float32")
+    path = tmp_path / "rows.csv"
+    path.write_text("id,text,lang\na,Tides rise.,de\nb,Bread rises.,de\n")
+    build_index(tmp_path / "ix", [path], embedder=embedder)
+    path.write_text("id,text,lang\na,Tides rise.,de\nb,Bread rises.,en\n")
+    report = build_index(tmp_path / "ix", [path], embedder=embedder)
+    assert (report.num_changed, report.num_unchanged) == (1, 1)
+    assert {row["id"]: json.loads(row["metadata"]) for row in rows_of(tmp_path / "ix")} == {
+        "a": {"lang": "de"},
+        "b": {"lang": "en"},
+    }
+
+
 @pytest.mark.parametrize("stops_after", [1, 8, 20, 33])
 def test_an_interrupted_build_goes_on_to_the_same_rows(
     tmp_path: Path, embedder: Embedder, stops_after: int, rows_of: Rows

@@ -13,6 +13,7 @@ from diffembed.embedding.precision import Int8Codes, normalise, unpack_signs
 from diffembed.errors import ConfigError, EmptyInputError, StoreError, UnknownNameError
 from diffembed.index.maintenance import make_vector_index
 from diffembed.index.search import Found, collapse_documents, fuse
+from diffembed.index.settings import Precision
 from diffembed.records import Vectors
 
 DIM = 64
@@ -176,6 +177,41 @@ def test_hits_say_where_they_stand(corpus: Path, tmp_path: Path, embedder: Embed
         text = Path(hit.document.source).read_text()
         assert text[hit.document.start :].startswith(hit.document.text)
         assert text.splitlines()[hit.document.line - 1] == hit.document.text.splitlines()[0]
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("exact_rows", [0, 1000])
+@pytest.mark.parametrize(
+    ("where", "found"),
+    [
+        ("json_get_string(metadata, 'lang') = 'de'", {"a", "c"}),
+        ("json_get_int(metadata, 'year') > 2020", {"b", "c"}),
+        ("json_get_float(metadata, 'stars') < 1 OR json_get_bool(metadata, 'is_draft')", {"a", "b"}),
+        ("json_get_string(metadata, 'lang') = 'it''s'", {"d"}),
+        ("json_get_string(metadata, 'nothing') = 'de'", set()),
+    ],
+)
+def test_other_columns_of_rows_are_filtered_by(
+    tmp_path: Path, embedder: Embedder, precision: Precision, exact_rows: int, where: str, found: set[str]
+) -> None:
+    rows = [
+        {"id": "a", "text": "Tides rise. " * 90, "lang": "de", "year": 2019, "stars": 0.5, "tags": ["x"]},
+        {"id": "b", "text": "Bread rises.", "lang": "en", "year": 2021, "is_draft": True, "stars": None},
+        {"id": "c", "text": "Cats sleep.", "lang": "de", "year": 2022},
+        {"id": "d", "text": "Dogs bark.", "lang": "it's", "note": "lone \ud800 half"},
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    build_index(tmp_path / "ix", [tmp_path / "rows.jsonl"], embedder=embedder, precision=precision)
+    index = Index.open(tmp_path / "ix", embedder=embedder, exact_rows=exact_rows)
+    hits = index.search("what rises?", k=4, where=where)
+    assert {hit.document.parent for hit in hits} == found
+    everything = {hit.document.parent: dict(hit.document.metadata) for hit in index.search("what rises?", k=4)}
+    assert everything == {
+        "a": {"lang": "de", "year": 2019, "stars": 0.5},
+        "b": {"lang": "en", "year": 2021, "is_draft": True},
+        "c": {"lang": "de", "year": 2022},
+        "d": {"lang": "it's", "note": "lone \ufffd half"},
+    }
 
 
 def test_the_instruction_is_read_with_the_question(many: Path) -> None:

@@ -1,5 +1,6 @@
 """Indexes on disk, opened by the server with the model that made them."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,9 @@ from starlette.testclient import TestClient
 from tests.serve.conftest import wait_until
 
 from diffembed import Embedder
+from diffembed.documents import ChunkPolicy
 from diffembed.errors import DiffEmbedError
+from diffembed.index.settings import Precision
 from diffembed.serve.app import make_app
 from diffembed.serve.engine import Engine
 from diffembed.serve.server import open_indexes
@@ -46,6 +49,29 @@ def test_each_index_finds_its_model_and_is_searched(folder: Path, embedder: Embe
         assert told.status_code == 400, told.text
         kept = client.post("/v1/search", json={"query": "a", "where": "source LIKE '%birds.md'"}).json()["data"]
         assert [hit["text"] for hit in kept] == [TEXTS["birds.md"]]
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8", "binary"])
+def test_the_page_reads_an_index_on_disk(tmp_path: Path, embedder: Embedder, precision: Precision) -> None:
+    rows = [{"id": name, "text": text * 12} for name, text in TEXTS.items()]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    late = ChunkPolicy(kind="late", size=200)
+    index.build_index(tmp_path / "sea", [tmp_path / "rows.jsonl"], embedder=embedder, precision=precision, chunks=late)
+    engines = {"mine": Engine(embedder, name="mine")}
+    with TestClient(make_app(engines, open_indexes([str(tmp_path / "sea")], engines))) as client:
+        wait_until(lambda: client.get("/health").status_code == 200)
+        (served,) = client.get("/page/served").json()["indexes"]
+        assert served["modes"] == ["dense", "bm25", "hybrid"] and served["is_late"]
+        hits = client.post("/page/search", json={"index": "sea", "question": "a loop", "mode": "bm25"}).json()["hits"]
+        assert {hit["source"] for hit in hits} == {"knots.md"}
+        counts = client.get("/page/sources", params={"index": "sea"}).json()["sources"]
+        assert {one["source"] for one in counts} == set(TEXTS)
+        read = client.post("/page/document", json={"index": "sea", "source": "knots.md"}).json()
+        assert "".join(one["text"] for one in read["passages"]).replace(" ", "") == rows[1]["text"].replace(" ", "")
+        assert [one["num_passages"] for one in counts if one["source"] == "knots.md"] == [len(read["passages"])]
+        sample = client.post("/page/map", json={"index": "sea", "question": "a loop"}).json()
+        assert len(sample["points"]) == served["num_rows"]
+        assert sample["explained"][0] >= sample["explained"][1] > 0
 
 
 def test_an_index_of_another_model_is_refused(folder: Path) -> None:

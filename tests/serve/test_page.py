@@ -21,13 +21,6 @@ GUIDE = {path.name: path.read_text(encoding="utf-8") for path in FOLDER.iterdir(
 QUESTION = "why does the sea rise?"
 
 
-class BareIndex:
-    """An index that can be searched and nothing else."""
-
-    def __init__(self, index):
-        self.model, self.num_rows, self.search = index.model, index.num_rows, index.search
-
-
 @pytest.fixture(scope="module")
 def reader():
     return Embedder.load("tiny-gemma3", attention="bidirectional", dtype="float32", max_tokens=200)
@@ -42,7 +35,7 @@ def index(reader):
 def client(reader, index):
     last = Embedder(reader.backbone, pooling="last", name="last")
     engines = {"tiny": Engine(reader, name="tiny"), "last": Engine(last)}
-    with TestClient(make_app(engines, {"guide": index, "bare": BareIndex(index)})) as client:
+    with TestClient(make_app(engines, {"guide": index})) as client:
         yield client
 
 
@@ -93,7 +86,6 @@ def test_says_what_is_served(client, reader):
     assert models["tiny"]["explains"] and models["tiny"]["max_tokens"] == 200
     assert not models["last"]["explains"] and "pools the last token alone" in models["last"]["reason"]
     indexes = {index["name"]: index for index in served["indexes"]}
-    assert indexes["guide"]["is_browsable"] and not indexes["bare"]["is_browsable"]
     assert indexes["guide"]["num_rows"] > 14 and indexes["guide"]["modes"] == ["dense"]
 
 
@@ -103,8 +95,8 @@ def test_search_shows_what_the_index_finds(client, index):
     assert [hit["text"] for hit in hits] == [hit.document.full_text for hit in want]
     assert [hit["rank"] for hit in hits] == list(range(1, 7)) and hits[0]["score"] == pytest.approx(want[0].score)
     for hit in hits:
-        text = GUIDE[hit["file"]]
-        assert text[hit["start"] : hit["stop"]] == hit["text"] and hit["file"] == hit["source"]
+        text = GUIDE[hit["source"]]
+        assert text[hit["start"] : hit["stop"]] == hit["text"]
         assert hit["line"] == 1 + text.count("\n", 0, hit["start"])
 
 
@@ -128,7 +120,7 @@ def test_evidence_of_another_instruction_is_other_evidence(client):
 def test_a_document_is_its_passages_in_order(client):
     found = ask(client, "document", index="guide", source="lighthouse.md")
     text = GUIDE["lighthouse.md"].rstrip()
-    assert found["file"] == "lighthouse.md" and found["length"] == len(text) and len(found["passages"]) > 5
+    assert found["source"] == "lighthouse.md" and found["length"] == len(text) and len(found["passages"]) > 5
     assert [text[passage["start"] : passage["stop"]] for passage in found["passages"]] == [
         passage["text"] for passage in found["passages"]
     ]
@@ -163,7 +155,7 @@ def test_sources_are_listed_longest_first(client):
 
 def test_the_map_holds_the_question_too(client, index):
     found = ask(client, "map", index="guide", question=QUESTION)
-    assert len(found["points"]) == index.num_rows and {point["group"] for point in found["points"]} == set(GUIDE)
+    assert len(found["points"]) == index.num_rows and {point["source"] for point in found["points"]} == set(GUIDE)
     assert np.isfinite([found["question"]["x"], found["question"]["y"]]).all()
     assert found["explained"][0] >= found["explained"][1] > 0
     assert ask(client, "map", index="guide")["question"] is None
@@ -187,7 +179,7 @@ def test_principal_axes_of_equal_vectors_are_zero(count):
 @pytest.mark.parametrize(
     ("path", "body", "message"),
     [
-        ("search", {"index": "gide", "question": "x"}, "no such index; it has guide, bare"),
+        ("search", {"index": "gide", "question": "x"}, "no such index; it has guide"),
         ("search", {"index": "guide", "question": " "}, "the question is empty"),
         ("evidence", {"model": "large", "question": "x", "texts": ["y"]}, "no such model; it has tiny, last"),
         ("evidence", {"model": "tiny", "question": "x", "texts": ["y" * (MAX_TEXT_CHARS + 1)]}, "at most 20,000"),
@@ -195,8 +187,6 @@ def test_principal_axes_of_equal_vectors_are_zero(count):
         ("document", {"index": "guide"}, "named by index and source, or given as text"),
         ("document", {"index": "guide", "source": "tides.md", "text": "x"}, "named by index and source, or given"),
         ("document", {"text": " \n"}, "the text is empty"),
-        ("document", {"index": "bare", "source": "tides.md"}, "cannot list its documents"),
-        ("map", {"index": "bare"}, "cannot list its documents"),
     ],
 )
 def test_refusals_say_what_to_do(client, path, body, message):

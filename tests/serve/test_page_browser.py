@@ -12,6 +12,9 @@ from urllib.parse import parse_qs
 
 import pytest
 
+from diffembed import Embedder, build_index
+from diffembed.documents import ChunkPolicy
+
 playwright = pytest.importorskip("playwright.sync_api", reason="the browser tests need the Python package playwright")
 expect = playwright.expect
 
@@ -32,6 +35,14 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def server(start):
     return start("--model", SECOND, "--documents", str(FOLDER), model=MODEL)
+
+
+@pytest.fixture(scope="module")
+def on_disk(start, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("indexes") / "coast"
+    late = ChunkPolicy(kind="late", size=400)
+    build_index(folder, [FOLDER], embedder=Embedder.load(MODEL, dtype="float32"), chunks=late)
+    return start("--index", str(folder), model=MODEL)
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +209,27 @@ def test_compare_joins_what_both_find(open_page):
     sides(page)[0].locator(f".hit[data-place={quoted(shared[0])}]").hover()
     expect(page.locator(".hit.is-lit")).to_have_count(2)
     picture(page, "page-compare", height=600)
+
+
+def test_an_index_on_disk_is_searched_by_meaning_words_and_both(open_page, on_disk):
+    page = open_page(f"#/search?q={QUESTION}", url=on_disk.url)
+    page.wait_for_selector(".results[data-tinted]")
+    expect(page.locator(".hit .file").first).to_have_text("guide/lighthouse.md")
+    expect(page.locator(".legend")).to_contain_text("each passage read alone")
+    by_meaning = page.locator(".hit .score").first.inner_text()
+    page.get_by_role("radio", name="Words").click()
+    expect(page.locator(".hit .score").first).not_to_have_text(by_meaning)
+    assert address(page)[1]["mode"] == "bm25"
+    # By words, every passage shares one with the question.
+    for text in page.locator(".hit .passage").all_inner_texts():
+        assert re.search(r"\b(how|far|can|the|light|be|seen)\b", text, re.I)
+    page.get_by_role("radio", name="Both").click()
+    expect(page.locator(".hit .score").first).to_contain_text(re.compile(r"meaning 0\.\d+ \S words \d"))
+    page.locator(".hit a").first.click()
+    expect(page.get_by_role("heading", name="guide/lighthouse.md")).to_be_visible()
+    expect(page.locator(".chunk").nth(3)).to_be_visible()
+    page.goto(f"{on_disk.url}/#/map")
+    expect(page.locator(".keys-of-map")).to_contain_text("guide/lighthouse.md")
 
 
 def sides(page):

@@ -171,7 +171,8 @@ def search(
     instruction
         Instruction in front of the question; '' for none, the model's own if none is given.
     where
-        Condition in SQL, for example "source LIKE '%.md'"; columns are id, document, text, title, source, line ...
+        Condition in SQL, for example "source LIKE '%.md'"; columns are id, document, text, title, source, line ...;
+        other columns of row files with "json_get_string(metadata, 'lang') = 'de'", or json_get_int, _float, _bool.
     every_chunk
         Show several passages of one text, and texts that occur several times.
     model

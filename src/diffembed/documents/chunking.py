@@ -130,6 +130,7 @@ def cut_document(
             start=document.start + start,
             line=document.line + bisect_left(breaks, start),
             parent=document.id,
+            metadata=document.metadata,
         )
         for start, stop, trail in spans
     ]

@@ -6,7 +6,9 @@ Read `read_rows` first. Every complaint names the file with its line.
 import csv
 import io
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
+from datetime import date, datetime
 from itertools import chain, count
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -45,7 +47,8 @@ def read_rows(
 
     format: txt (one text per line, blank lines kept), jsonl, csv, tsv or parquet; None goes by the suffix, and takes
         txt for standard input.
-    text_column: None takes `text`, or the only column that is not an id or a title. A `title` column becomes the title.
+    text_column: None takes `text`, or the only column that is not an id or a title. A `title` column becomes the title,
+        other columns with one value in each row become the metadata.
     id_column: None takes `_id` or `id`; rows without either are numbered from 1,
         with `id_prefix` before the number.
     on_bad: told of every row that cannot be used, which is then left out; the caller looks after ids that occur twice.
@@ -230,13 +233,27 @@ def row_document(
     text, title = row.get(text_column), row.get("title")
     if not isinstance(text, str):
         raise InputError(f"{place} must have a string in {text_column!r}, got {_shown(text)}")
+    metadata = _metadata(row, {text_column, id_column, "title"})
     if id_column is None:
-        return Document(id=number_id, text=text, title=_title(title), source=name, line=line)
+        return Document(id=number_id, text=text, title=_title(title), source=name, line=line, metadata=metadata)
     identity = row.get(id_column)
     is_name = isinstance(identity, str | int) and not isinstance(identity, bool) and str(identity).isprintable()
     if not is_name or identity == "":
         raise InputError(f"{place} must have a string or a whole number in {id_column!r}, got {_shown(identity)}")
-    return Document(id=str(identity), text=text, title=_title(title), source=name, line=line)
+    return Document(id=str(identity), text=text, title=_title(title), source=name, line=line, metadata=metadata)
+
+
+def _metadata(row: Mapping[str, Any], taken: set[str | None]) -> dict[str, str | int | float | bool]:
+    """The other columns that hold one value; dates as they are written in JSON, nothing where there is nothing."""
+    found: dict[str, str | int | float | bool] = {}
+    for column, value in row.items():
+        if column in taken:
+            continue
+        if isinstance(value, date | datetime):
+            found[column] = value.isoformat()
+        elif isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value)):
+            found[column] = value
+    return found
 
 
 def _title(value: Any) -> str:

@@ -3,8 +3,9 @@
 Read `encode_block`. It is the whole of the work that a process on another machine does; knows no table.
 """
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,16 +39,18 @@ class CutDocument:
 def clean_document(document: Document) -> Document:
     """The document with lone surrogates, which no table can hold, as U+FFFD."""
     text, title = clean(document.text), clean(document.title)
-    if text is document.text and title is document.title:
+    metadata = {
+        clean(name): clean(value) if isinstance(value, str) else value for name, value in document.metadata.items()
+    }
+    if text is document.text and title is document.title and metadata == document.metadata:
         return document
-    return Document(
-        id=document.id, text=text, title=title, source=document.source, start=document.start, line=document.line
-    )
+    return replace(document, text=text, title=title, metadata=metadata)
 
 
 def hash_document(document: Document) -> str:
-    """32 hex digits of title and text."""
-    return hash_text(f"{document.title}\n{document.text}")[:32]
+    """32 hex digits of title, text and metadata."""
+    metadata = f"\n{json.dumps(document.metadata, sort_keys=True)}" if document.metadata else ""
+    return hash_text(f"{document.title}\n{document.text}{metadata}")[:32]
 
 
 def cut(document: Document, policy: ChunkPolicy, encoder: Encoder, *, counts_lines: bool = True) -> list[Document]:

@@ -17,6 +17,7 @@ from diffembed.errors import ConfigError, EmptyInputError, StoreError, UnknownNa
 from diffembed.index.jobs import add_documents
 from diffembed.index.maintenance import EXACT_ROWS, tidy
 from diffembed.index.search import (
+    COLUMNS,
     MIN_CANDIDATES,
     NUM_PROBES,
     Found,
@@ -25,10 +26,11 @@ from diffembed.index.search import (
     Searcher,
     collapse_documents,
     fuse,
+    make_document,
     make_hits,
 )
 from diffembed.index.settings import Precision, describe_chunks, identify, index_folder
-from diffembed.index.store import Store
+from diffembed.index.store import Store, in_list
 from diffembed.index.writing import writer_lock
 from diffembed.provenance import user_data
 from diffembed.records import Document, Encoder, Hit, Vectors
@@ -184,6 +186,25 @@ class Index:
         if where is not None:
             self.store.check_filter(where)
         return make_hits(self.searcher.dense(normalise(np.asarray(query_D, np.float32)[None])[0], k, where))
+
+    def documents(self) -> dict[str, int]:
+        """Id of every document -> number of its chunks; reads a column of all rows."""
+        column = self.store.refresh().to_table(columns=["document"])["document"]
+        return {pair["values"]: pair["counts"] for pair in column.combine_chunks().value_counts().to_pylist()}
+
+    def passages(self, document: str) -> list[Document]:
+        """The chunks of one document, in the order of its text; none for an unknown id."""
+        rows = self.store.refresh().to_table(columns=[*COLUMNS, "part"], filter=in_list("document", [document]))
+        return [make_document(row) for row in sorted(rows.to_pylist(), key=lambda row: row["part"])]
+
+    def sample(self, num: int) -> tuple[list[Document], Vectors]:
+        """At most `num` chunks evenly spread over the index, and their vectors [num, D], of length 1."""
+        dataset = self.store.refresh()
+        num_rows = dataset.count_rows()
+        places = np.linspace(0, num_rows - 1, min(num, num_rows)).astype(int).tolist()
+        rows = dataset.take(places, columns=[*COLUMNS, self.store.vector_column])
+        vectors = self.store.decode(rows[self.store.vector_column])
+        return [make_document(row) for row in rows.select(COLUMNS).to_pylist()], normalise(vectors)
 
     def add(self, documents: Iterable[Document]) -> int:
         """Encodes documents and puts them in place of those of the same ids; returns the number of chunks.

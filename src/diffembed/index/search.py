@@ -3,6 +3,7 @@
 Read `Searcher.dense`, `Searcher.bm25` and `fuse`. Vectors come in ready made: knows no encoder.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from diffembed.embedding.precision import hamming, pack_signs, unpack_signs
 from diffembed.errors import ConfigError, StoreError, UnknownNameError
 from diffembed.index.maintenance import EXACT_ROWS
-from diffembed.index.store import Store
+from diffembed.index.store import Store, fixed_rows
 from diffembed.index.writing import table_errors
 from diffembed.records import Document, Hit, Vectors
 
@@ -22,15 +23,16 @@ from diffembed.records import Document, Hit, Vectors
 Mode = Literal["dense", "bm25", "hybrid"]
 Fusion = Literal["rank", "score"]
 
-COLUMNS = ("id", "document", "text", "title", "source", "start", "line")
+COLUMNS = ("id", "document", "text", "title", "source", "metadata", "start", "line")
 RANK_CONSTANT = 60
 """Added to a rank before it is divided into 1. Source: Cormack et al. 2009."""
 OVERSAMPLE = 10
 """Rows that a coarse code finds for each one that the finer code keeps."""
 NUM_PROBES = 48
 """Parts of an IVF index that are read for a question."""
-MIN_REFINED = 150
-"""Rows of the approximate index that are compared again by their float32 vectors, at least; and twice those wanted."""
+REFINED_COMPONENTS = 96_000
+"""Float32 components that are read again for a question, at least: 150 rows of 640. The fewer a row has, the coarser is
+its one bit for each, and the more rows it takes to have the best ones among them."""
 MIN_CANDIDATES = 50
 """Rows that each component of a search finds at least, so that fusing and collapsing have a choice."""
 
@@ -135,9 +137,9 @@ class Searcher:
     def _load_matrix(self, dataset: Any) -> _Matrix:
         matrix = self._matrix
         if matrix is None or matrix.version != dataset.version:
-            column = {"float32": "vector", "int8": "code", "binary": "bits"}[self.store.settings.precision]
+            column = self.store.vector_column
             table = dataset.scanner(columns=[column], with_row_id=True, scan_in_order=True).to_table()
-            matrix = _Matrix(dataset.version, table["_rowid"].to_numpy(), _rows(table[column]))
+            matrix = _Matrix(dataset.version, table["_rowid"].to_numpy(), fixed_rows(table[column]))
             self._matrix = matrix
         return matrix
 
@@ -148,7 +150,7 @@ class Searcher:
             "k": num,
             "metric": "dot",
             "nprobes": self.num_probes,
-            "refine_factor": max(2, -(-MIN_REFINED // num)),
+            "refine_factor": max(2, -(-REFINED_COMPONENTS // (self.store.settings.dim * num))),
         }
         rows = dataset.scanner(
             columns=[*COLUMNS, "_distance"], nearest=nearest, with_row_id=True, **_filtered(where)
@@ -170,7 +172,7 @@ class Searcher:
         rows = dataset.scanner(
             columns=[*COLUMNS, finer, "_distance"], nearest=nearest, with_row_id=True, **_filtered(where)
         ).to_table()
-        scores_K = self._fine_scores(query_D, _rows(rows[finer]))
+        scores_K = self._fine_scores(query_D, fixed_rows(rows[finer]))
         order_K = np.argsort(-scores_K, kind="stable")[:num]
         kept = rows.drop_columns([finer]).take(order_K).to_pylist()
         return [_dense(row, float(scores_K[place])) for row, place in zip(kept, order_K, strict=True)]
@@ -227,23 +229,24 @@ def collapse_documents(found: Sequence[Found]) -> list[Found]:
     return kept
 
 
+def make_document(row: Mapping[str, Any]) -> Document:
+    """The chunk of a row that has `COLUMNS`."""
+    return Document(
+        id=row["id"],
+        text=row["text"],
+        title=row["title"],
+        source=row["source"],
+        start=row["start"],
+        line=row["line"],
+        parent=row["document"],
+        metadata=json.loads(row["metadata"]),
+    )
+
+
 def make_hits(found: Sequence[Found]) -> list[Hit]:
     """Hits in the order given."""
     return [
-        Hit(
-            document=Document(
-                id=each.row["id"],
-                text=each.row["text"],
-                title=each.row["title"],
-                source=each.row["source"],
-                start=each.row["start"],
-                line=each.row["line"],
-                parent=each.row["document"],
-            ),
-            score=each.score,
-            rank=rank,
-            parts=dict(each.parts),
-        )
+        Hit(document=make_document(each.row), score=each.score, rank=rank, parts=dict(each.parts))
         for rank, each in enumerate(found, start=1)
     ]
 
@@ -261,12 +264,3 @@ def _dense(row: Mapping[str, Any], score: float) -> Found:
 
 def _filtered(where: str | None) -> dict[str, Any]:
     return {"filter": where, "prefilter": True} if where is not None else {}
-
-
-def _rows(column: Any) -> NDArray[Any]:
-    """[rows, width] of a column of fixed-size lists."""
-    array = column.combine_chunks()
-    if hasattr(array, "chunks"):
-        array = array.chunk(0) if array.num_chunks else array.type.wrap_array([])
-    width = array.type.list_size
-    return array.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)

@@ -20,7 +20,8 @@ from diffembed.provenance import hash_config, hash_file, user_data, write_json
 from diffembed.records import Encoder
 
 SETTINGS_FILE = "index.json"
-FORMAT = 1
+FORMAT = 2
+"""2 added the column `metadata`."""
 
 Precision = Literal["float32", "int8", "binary"]
 """What is kept of each component of a vector: 4 bytes, 1 byte (and a bit to search by), or 1 bit."""
@@ -82,7 +83,9 @@ def load_settings(folder: Path) -> IndexSettings:
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         if stored.pop("format") != FORMAT:
-            raise StoreError(f"{path} has another format than {FORMAT}; update diffembed")
+            raise StoreError(
+                f"{path} is of another version than {FORMAT}; make the index anew with --replace, or update diffembed"
+            )
         return IndexSettings(
             **{
                 **stored,

@@ -4,6 +4,7 @@ Read `Store.write` and `Store.commit`. All chunks of a document are committed to
 what they replace: a document is in the table as a whole, once. Knows no encoder.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from diffembed.embedding.precision import Int8Codes, normalise, pack_signs
+from diffembed.embedding.precision import Int8Codes, normalise, pack_signs, unpack_signs
 from diffembed.errors import ConfigError, MissingExtraError, StoreError
 from diffembed.index.settings import IndexSettings, load_settings
 from diffembed.index.writing import disk_errors, table_errors
@@ -21,11 +23,11 @@ from diffembed.records import Document, Vectors
 TABLE = "chunks.lance"
 CALIBRATION_FILE = "int8.json"
 COLUMNS = (
-    "id document part text title source start stop line num_tokens is_truncated content_hash modified_ns num_bytes"
-    " is_added model model_hash"
+    "id document part text title source metadata start stop line num_tokens is_truncated content_hash modified_ns"
+    " num_bytes is_added model model_hash"
 )
 """Beside those of the vectors. `id` is the chunk's, `document` the id of what it is a passage of, `part` its number in
-it; `start`, `stop` and `line` are its place there; `content_hash` is the whole document's."""
+it; `start`, `stop` and `line` are its place there; `content_hash` is the whole document's. `metadata` is JSON."""
 DELETE_IDS = 2_000
 """Documents removed by one statement."""
 
@@ -120,6 +122,7 @@ class Store:
             "text": [chunk.text for chunk in chunks],
             "title": [chunk.title for chunk in chunks],
             "source": [chunk.source for chunk in chunks],
+            "metadata": pa.array([json.dumps(dict(chunk.metadata)) for chunk in chunks], pa.json_()),
             "start": [chunk.start for chunk in chunks],
             "stop": [chunk.start + len(chunk.text) for chunk in chunks],
             "line": [chunk.line for chunk in chunks],
@@ -146,6 +149,20 @@ class Store:
                 raise StoreError(f"{self.folder} has no int8 calibration; it is made with the first vectors")
             columns["code"] = _fixed_lists(self.codes.encode(vectors))
         return columns
+
+    @property
+    def vector_column(self) -> str:
+        """The column of the finest vectors that are kept."""
+        return {"float32": "vector", "int8": "code", "binary": "bits"}[self.settings.precision]
+
+    def decode(self, column: Any) -> Vectors:
+        """[rows, D] float32 of what `vector_column` holds; of bits, signs."""
+        rows = fixed_rows(column)
+        if self.settings.precision == "int8":
+            codes = self.codes
+            assert codes is not None, "int8 rows are written after their calibration"
+            return codes.decode(rows)
+        return unpack_signs(rows, self.settings.dim) if self.settings.precision == "binary" else rows
 
     def write(self, table: Any) -> list[Any]:
         """Writes data files that nobody sees yet; `commit` takes what it returns. Safe in many processes at once."""
@@ -220,7 +237,10 @@ class Store:
         except (ValueError, OSError, RuntimeError) as error:
             reason = str(error).partition(": ")[2].partition(", /")[0] or str(error)
             columns = ", ".join(name for name in self.schema.names if name not in ("vector", "code", "bits"))
-            raise ConfigError(f"the filter {where!r} cannot be used: {reason}; columns are {columns}") from error
+            raise ConfigError(
+                f"the filter {where!r} cannot be used: {reason}; columns are {columns}; "
+                "of metadata: json_get_string(metadata, 'NAME') = 'VALUE', json_get_int(metadata, 'NAME') > 2020"
+            ) from error
 
 
 def make_schema(settings: IndexSettings) -> Any:
@@ -230,6 +250,7 @@ def make_schema(settings: IndexSettings) -> Any:
     strings = ("id", "document", "text", "title", "source", "content_hash", "model", "model_hash")
     kinds = {
         **dict.fromkeys(strings, pa.string()),
+        "metadata": pa.json_(),
         **dict.fromkeys(("start", "stop", "modified_ns", "num_bytes"), pa.int64()),
         **dict.fromkeys(("part", "line", "num_tokens"), pa.int32()),
         **dict.fromkeys(("is_truncated", "is_added"), pa.bool_()),
@@ -274,6 +295,15 @@ def _fixed_lists(rows: Any) -> Any:
     import pyarrow as pa
 
     return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(rows).reshape(-1)), rows.shape[1])
+
+
+def fixed_rows(column: Any) -> NDArray[Any]:
+    """[rows, width] of a column of fixed-size lists."""
+    array = column.combine_chunks()
+    if hasattr(array, "chunks"):
+        array = array.chunk(0) if array.num_chunks else array.type.wrap_array([])
+    width = array.type.list_size
+    return array.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
 
 
 def _import_lance() -> Any:

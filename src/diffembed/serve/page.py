@@ -7,7 +7,7 @@ that the API uses. Explanations run in the thread of the network, behind the sam
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, TypeVar
 
 import numpy as np
 from fastapi import APIRouter, FastAPI, Request
@@ -24,7 +24,7 @@ from diffembed.records import Document, Hit, Vectors
 from diffembed.serve.engine import Engine
 from diffembed.serve.guard import unless_gone
 from diffembed.serve.routes import engine_of
-from diffembed.serve.search import Mode, SearchIndex
+from diffembed.serve.search import Mode, SearchIndex, owner_of
 
 Result = TypeVar("Result")
 
@@ -38,23 +38,6 @@ MAX_SOURCES = 2_000
 MAX_POINTS = 1_500
 NUM_BINS = 240
 """Bars of the strip; chosen because more are thinner than a pixel on a phone."""
-
-
-@runtime_checkable
-class BrowsableIndex(Protocol):
-    """An index whose documents can be listed and read from end to end; the document view and the map need it."""
-
-    def sources(self) -> dict[str, int]:
-        """Source -> number of its passages."""
-        ...
-
-    def passages(self, source: str) -> Sequence[Document]:
-        """The passages of one source, in the order of the text; none for an unknown source."""
-        ...
-
-    def sample(self, count: int) -> tuple[Sequence[Document], Vectors]:
-        """At most `count` passages spread over the index, and their vectors."""
-        ...
 
 
 class Ask(BaseModel):
@@ -132,8 +115,8 @@ async def served(request: Request) -> dict[str, Any]:
                 "name": name,
                 "model": index.model,
                 "num_rows": index.num_rows,
-                "modes": list(getattr(index, "modes", ("dense",))),
-                "is_browsable": isinstance(index, BrowsableIndex),
+                "modes": list(index.modes),
+                "is_late": index.is_late,
             }
             for name, index in state.indexes.items()
         ],
@@ -178,17 +161,11 @@ def _passage_facts(document: Document) -> dict[str, Any]:
     return {
         # What was encoded is what is shown, the title with it.
         "text": document.full_text,
-        "source": document.source or document.id,
-        "file": _file_of(document),
+        "source": owner_of(document),
         "line": document.line,
         "start": document.start,
         "stop": document.start + len(document.text),
     }
-
-
-def _file_of(document: Document) -> str:
-    """The name under which a reader knows the document: its id without the mark of the passage."""
-    return document.id.removesuffix(f"#{document.start}")
 
 
 @router.post("/evidence")
@@ -224,8 +201,8 @@ async def read_document(place: Place, request: Request) -> dict[str, Any]:
     passages = _passages(request, place)
     first = passages[0]
     return {
-        "file": "A text of your own" if place.text is not None else _file_of(first),
-        "source": first.source or first.id,
+        "file": "A text of your own" if place.text is not None else owner_of(first),
+        "source": owner_of(first),
         "length": passages[-1].start + len(passages[-1].text),
         "passages": [_passage_facts(passage) for passage in passages],
     }
@@ -253,7 +230,7 @@ async def strip(ask: StripAsk, request: Request) -> dict[str, Any]:
 @router.get("/sources")
 async def list_sources(index: str, request: Request) -> dict[str, Any]:
     """The documents of an index, the longest first."""
-    found = _browsable(request, index)
+    found = _index(request, index)
     counts = sorted(found.sources().items(), key=lambda item: (-item[1], item[0]))
     return {
         "num_sources": len(counts),
@@ -266,7 +243,7 @@ async def map_of(ask: MapAsk, request: Request) -> dict[str, Any]:
     """A sample of an index along the two directions in which its vectors vary most."""
     index = _index(request, ask.index)
     engine = engine_of(request.app, index.model)
-    documents, vectors_ND = _browsable(request, ask.index).sample(MAX_POINTS)
+    documents, vectors_ND = index.sample(MAX_POINTS)
     center_D, axes_2D, explained = principal_axes(vectors_ND)
     places_N2 = (vectors_ND - center_D) @ axes_2D.T
     question = None
@@ -278,7 +255,7 @@ async def map_of(ask: MapAsk, request: Request) -> dict[str, Any]:
         "explained": explained,
         "question": question,
         "points": [
-            {"x": float(x), "y": float(y), **_passage_facts(document), "group": _file_of(document)}
+            {"x": float(x), "y": float(y), **_passage_facts(document)}
             for document, (x, y) in zip(documents, places_N2, strict=True)
         ],
     }
@@ -314,13 +291,6 @@ def _index(request: Request, name: str) -> SearchIndex:
     return indexes[name]
 
 
-def _browsable(request: Request, name: str) -> BrowsableIndex:
-    index = _index(request, name)
-    if not isinstance(index, BrowsableIndex):
-        raise InputError(f"the index {name!r} cannot list its documents; search it instead")
-    return index
-
-
 def _passages(request: Request, place: Place) -> Sequence[Document]:
     if (place.text is None) == (place.source is None or place.index is None):
         raise InputError("a document is named by index and source, or given as text")
@@ -329,11 +299,11 @@ def _passages(request: Request, place: Place) -> Sequence[Document]:
         if not passages:
             raise InputError("the text is empty; there is nothing to read")
         return passages
-    passages = _browsable(request, place.index or "").passages(place.source or "")
+    passages = _index(request, place.index or "").passages(place.source or "")
     if not passages:
         raise InputError(f"the index {place.index!r} has no document {place.source!r}")
     if passages[-1].start > MAX_DOCUMENT_CHARS:
-        raise InputError(f"{_file_of(passages[0])} is longer than {MAX_DOCUMENT_CHARS:,} characters; search it instead")
+        raise InputError(f"{owner_of(passages[0])} is longer than {MAX_DOCUMENT_CHARS:,} characters; search it instead")
     return passages
 
 

@@ -156,7 +156,7 @@ async def search(request: Request, body: schemas.SearchRequest) -> Response:
         {
             "rank": hit.rank, "score": hit.score, "id": hit.document.id, "title": hit.document.title,
             "text": hit.document.text, "source": hit.document.source, "start": hit.document.start,
-            "line": hit.document.line, "parts": dict(hit.parts),
+            "line": hit.document.line, "metadata": dict(hit.document.metadata), "parts": dict(hit.parts),
         }
         for hit in hits
     ]  # fmt: skip

@@ -130,6 +130,7 @@ class FoundPassage(BaseModel):
     source: str
     start: int
     line: int
+    metadata: dict[str, str | int | float | bool]
     parts: dict[str, float]
 
 

@@ -1,12 +1,12 @@
 """Documents that can be searched: what the server asks of an index, and one that lives in memory.
 
-Read `SearchIndex`. `diffembed.index.Index` is one; `MemoryIndex` lets a user look at a folder without building one.
+Read `SearchIndex`. `DiskIndex` is a built one; `MemoryIndex` lets a user look at a folder without building one.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
@@ -15,11 +15,24 @@ from diffembed.embedding.nearest import best_places
 from diffembed.errors import ConfigError, EmptyInputError
 from diffembed.records import Document, Encoder, Hit, Vectors
 
+if TYPE_CHECKING:
+    from diffembed.index import Index
+
 Mode = Literal["dense", "bm25", "hybrid"]
+
+
+def owner_of(passage: Document) -> str:
+    """The name under which a reader knows the document of a passage: its id."""
+    return passage.parent or passage.source or passage.id
 
 
 class SearchIndex(Protocol):
     """Documents with their vectors."""
+
+    modes: tuple[Mode, ...]
+    """What `search` takes."""
+    is_late: bool
+    """Whether a passage was read inside its document, so that its words alone do not make up its score."""
 
     @property
     def model(self) -> str:
@@ -44,12 +57,57 @@ class SearchIndex(Protocol):
         """The best `k` passages, best first; `collapse` keeps the best one of each document."""
         ...
 
+    def sources(self) -> dict[str, int]:
+        """Document -> number of its passages, as `owner_of` names it."""
+        ...
+
+    def passages(self, source: str) -> list[Document]:
+        """The passages of one document, in the order of its text; none for an unknown one."""
+        ...
+
+    def sample(self, count: int) -> tuple[list[Document], Vectors]:
+        """At most `count` passages, evenly spread over the index, and their vectors."""
+        ...
+
+
+class DiskIndex:
+    """An index on disk, under the name by which its model is served."""
+
+    modes: tuple[Mode, ...] = ("dense", "bm25", "hybrid")
+
+    def __init__(self, index: "Index", model: str) -> None:
+        """index: opened with an encoder."""
+        self._index = index
+        self.model = model
+        self.is_late = index.store.settings.chunks.kind == "late"
+
+    @property
+    def num_rows(self) -> int:
+        """Passages that can be found."""
+        return self._index.num_rows
+
+    def search(self, question: str, **options: Any) -> list[Hit]:
+        """As `Index.search`."""
+        return self._index.search(question, **options)
+
+    def sources(self) -> dict[str, int]:
+        """Document -> number of its passages; reads a column of all rows."""
+        return self._index.documents()
+
+    def passages(self, source: str) -> list[Document]:
+        """The passages of one document, in the order of the text; none for an unknown id."""
+        return self._index.passages(source)
+
+    def sample(self, count: int) -> tuple[list[Document], Vectors]:
+        """At most `count` passages, evenly spread over the index, and their vectors."""
+        return self._index.sample(count)
+
 
 class MemoryIndex:
     """Passages and vectors in memory, searched exactly; for folders that are encoded in moments."""
 
     modes: tuple[Mode, ...] = ("dense",)
-    """What `search` takes."""
+    is_late = False
 
     def __init__(self, encoder: Encoder, documents: Sequence[Document], *, model: str) -> None:
         """Encodes the documents. Raises EmptyInputError when there are none."""
@@ -60,7 +118,7 @@ class MemoryIndex:
         self._encoder = encoder
         self._places: dict[str, list[int]] = {}
         for place, document in enumerate(self.documents):
-            self._places.setdefault(document.source or document.id, []).append(place)
+            self._places.setdefault(owner_of(document), []).append(place)
         self._vectors_ND = encoder.encode_documents([document.full_text for document in documents])
 
     @classmethod
@@ -102,7 +160,7 @@ class MemoryIndex:
         seen: set[str] = set()
         for place in best_places(scores_N, len(self.documents)):
             document = self.documents[place]
-            owner = document.source or document.id
+            owner = owner_of(document)
             if collapse and owner in seen:
                 continue
             seen.add(owner)

@@ -9,7 +9,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,11 +19,10 @@ from fastapi import FastAPI
 
 from diffembed.embedding.embedder import Embedder
 from diffembed.errors import ConfigError, DiffEmbedError
-from diffembed.records import Hit
 from diffembed.serve.app import make_app
 from diffembed.serve.engine import Engine
 from diffembed.serve.guard import start_logging
-from diffembed.serve.search import MemoryIndex, SearchIndex
+from diffembed.serve.search import DiskIndex, MemoryIndex, SearchIndex
 from diffembed.serve.settings import LOOPBACK, ServeSettings
 
 KEEP_ALIVE_S = 75
@@ -86,24 +85,6 @@ def load_engines(
     return engines
 
 
-@dataclass(frozen=True, slots=True)
-class _NamedIndex:
-    """An index under the name by which its model is served."""
-
-    index: Any
-    model: str
-
-    @property
-    def num_rows(self) -> int:
-        return int(self.index.num_rows)
-
-    def search(self, question: str, **options: Any) -> list[Hit]:
-        return self.index.search(question, **options)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.index, name)
-
-
 def open_indexes(names: Sequence[str], engines: Mapping[str, Engine]) -> dict[str, SearchIndex]:
     """Each index with the first model whose vectors it holds. Raises what opening raises when no model fits."""
     indexes: dict[str, SearchIndex] = {}
@@ -122,7 +103,7 @@ def open_indexes(names: Sequence[str], engines: Mapping[str, Engine]) -> dict[st
             key = Path(name).name
             if key in indexes:
                 raise ConfigError(f"two indexes are called {key!r}; rename one of their folders")
-            indexes[key] = _NamedIndex(opened, engine.name)
+            indexes[key] = DiskIndex(opened, engine.name)
             break
         else:
             raise problems[0]

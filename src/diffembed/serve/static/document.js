@@ -70,7 +70,7 @@ export async function update(params, signal) {
     const place = isOwn ? { text: ownText } : { index: index.name, source: params.source };
     const found = await call("page/document", place, signal);
     const model = isOwn ? served.models.find((one) => one.name === params.model) ?? served.models[0] : modelOf(served, index);
-    await showDocument(found, place, model, params, signal);
+    await showDocument(found, place, { model, index: isOwn ? undefined : index }, params, signal);
   } catch (error) {
     if (error.name === "AbortError") return;
     out.replaceChildren(failure(error, () => update(params, signal)));
@@ -96,7 +96,7 @@ async function showChoices(index, params, signal) {
   }
 }
 
-async function showDocument(found, place, model, params, signal) {
+async function showDocument(found, place, { model, index }, params, signal) {
   const chunks = found.passages.map((passage) => chunkOf(passage));
   reading = { found, chunks, params, place, strip: makeStrip(found, chunks) };
   const captions = h("div", { class: "captions" });
@@ -104,7 +104,7 @@ async function showDocument(found, place, model, params, signal) {
     h("header", { class: "document-head" },
       h("h1", {}, found.file),
       h("p", {}, `${plural(found.length, "character")}, ${plural(chunks.length, "passage")}`),
-      params.q && model ? legend(model) : null),
+      params.q && model ? legend(model, index) : null),
     h("div", { class: "strip" }, reading.strip.element, captions),
     h("div", { class: "text" }, chunks.map((chunk) => chunk.element)),
   );

@@ -72,8 +72,8 @@ export async function tint(entries, { model, question, instruction }, signal, { 
   return found.map(([, text]) => text);
 }
 
-/** What the tint means; without a model, for all that are on the page. */
-export function legend(model) {
+/** What the tint means; without a model, for all that are on the page. A late index read passages inside their documents. */
+export function legend(model, index) {
   return h(
     "p",
     { class: "legend" },
@@ -82,6 +82,7 @@ export function legend(model) {
           h("span", { class: "ramp", "aria-hidden": "true" },
             [0.1, 0.4, 0.7, 1].map((weight) => h("i", { "--w": weight }))),
           `tint: what a word adds to the similarity${model ? `, exact for ${model.name}` : ""}`,
+          index?.is_late ? " and each passage read alone; the scores are of passages read inside their documents" : "",
         ]
       : model.reason,
   );

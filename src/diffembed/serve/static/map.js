@@ -75,15 +75,15 @@ function showMap(answer, index, params) {
 
 function groupsOf(points) {
   const counts = new Map();
-  for (const { group } of points) counts.set(group, (counts.get(group) ?? 0) + 1);
+  for (const { source } of points) counts.set(source, (counts.get(source) ?? 0) + 1);
   const named = [...counts].sort((a, b) => b[1] - a[1] || a[0].localeCompare(b[0]));
   // The last colour is for all others together, unless there is just one.
   const numNamed = named.length > COLOURS ? COLOURS - 1 : COLOURS;
-  const groups = named.slice(0, numNamed).map(([name, count]) => ({ name, count, has: (group) => group === name }));
+  const groups = named.slice(0, numNamed).map(([name, count]) => ({ name, count, has: (source) => source === name }));
   const rest = named.slice(numNamed);
   if (rest.length) {
     const names = new Set(rest.map(([name]) => name));
-    groups.push({ name: `${rest.length} others`, count: rest.reduce((sum, [, count]) => sum + count, 0), has: (group) => names.has(group) });
+    groups.push({ name: `${rest.length} others`, count: rest.reduce((sum, [, count]) => sum + count, 0), has: (source) => names.has(source) });
   }
   return groups;
 }
@@ -107,7 +107,7 @@ function draw() {
   const size = answer.points.length > 300 ? 3.5 : 6;
   view.places = answer.points.map(place);
   answer.points.forEach((p, i) => {
-    const group = groups.findIndex((one) => one.has(p.group));
+    const group = groups.findIndex((one) => one.has(p.source));
     const [x, y] = view.places[i];
     pen.globalAlpha = litGroup && groups[group] !== litGroup ? 0.12 : 0.75;
     pen.fillStyle = colours[group];
@@ -148,7 +148,7 @@ function point(i) {
   canvas.classList.toggle("is-pointing", i !== null);
   if (i !== null) {
     const passage = view.answer.points[i];
-    tip.replaceChildren(h("b", {}, `${passage.file}:${passage.line}`), h("p", {}, passage.text));
+    tip.replaceChildren(h("b", {}, `${passage.source}:${passage.line}`), h("p", {}, passage.text));
     const [x, y] = view.places[i];
     tip.style.setProperty("--x", `${Math.min(Math.max(x, 150), Math.max(canvas.clientWidth - 150, 150))}px`);
     tip.style.setProperty("--y", `${y}px`);

@@ -76,7 +76,7 @@ async function showHits(wanted, index, signal) {
   out.replaceChildren(
     h("div", { class: "summary" },
       h("p", {}, `${plural(answer.hits.length, "passage")} of ${index.num_rows.toLocaleString("en")}, ${Math.max(1, Math.round(answer.seconds * 1000))} ms`),
-      model ? legend(model) : null),
+      model ? legend(model, index) : null),
     h("ol", { class: "hits" }, entries.map((entry) => entry.card)),
   );
   if (model?.explains) {
@@ -97,9 +97,9 @@ function card(hit, wanted) {
     { class: "hit" },
     h(
       "a",
-      { class: "walk", href: target, "aria-label": `${hit.rank}. ${hit.file}, line ${hit.line}` },
+      { class: "walk", href: target, "aria-label": `${hit.rank}. ${hit.source}, line ${hit.line}` },
       h("span", { class: "rank" }, String(hit.rank)),
-      h("span", { class: "file" }, hit.file),
+      h("span", { class: "file" }, hit.source),
       h("span", { class: "line" }, `line ${hit.line.toLocaleString("en")}`),
       h("span", { class: "score" }, scoreText(hit)),
     ),
