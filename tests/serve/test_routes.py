@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import logging
+import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -20,7 +21,7 @@ from diffembed.serve.app import make_app
 from diffembed.serve.engine import Engine
 from diffembed.serve.guard import JsonLines
 from diffembed.serve.search import MemoryIndex
-from diffembed.serve.server import guard_loopback, load_engines, open_indexes, read_documents
+from diffembed.serve.server import bind, guard_loopback, load_engines, open_indexes, read_documents
 from diffembed.serve.settings import LOOPBACK, ServeSettings, read_keys
 
 KEYS = ("first-secret", "second-secret")
@@ -403,3 +404,21 @@ def test_a_client_that_goes_away_is_taken_out(embedder: Embedder) -> None:
 
     assert asyncio.run(run()) == []
     assert 'route="/v1/embeddings",status="499"} 1.0' in app.state.metrics.text().decode()
+
+
+def test_small_answers_are_not_held_back() -> None:
+    """An answer goes out as a head and a body: with Nagle's algorithm the body waits until the head is acknowledged."""
+
+    async def of_accepted() -> int:
+        accepted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def on_client(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            accepted.set_result(writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        taken = bind("127.0.0.1", 0)
+        async with await asyncio.start_server(on_client, sock=taken):
+            await asyncio.open_connection(*taken.getsockname())
+            return await accepted
+
+    assert asyncio.run(of_accepted())

@@ -123,7 +123,9 @@ def read_documents(folder: Path, engines: Mapping[str, Engine]) -> dict[str, Sea
 
 def bind(host: str, port: int) -> socket.socket:
     """A socket at the address, which does not listen yet. Raises OSError when it is taken."""
-    taken = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # Where the protocol is not named, asyncio leaves TCP_NODELAY off, and every answer waits 40 ms for an acknowledgement.
+    taken = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind((host, port))
