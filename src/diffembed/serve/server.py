@@ -124,7 +124,7 @@ def read_documents(folder: Path, engines: Mapping[str, Engine]) -> dict[str, Sea
 def bind(host: str, port: int) -> socket.socket:
     """A socket at the address, which does not listen yet. Raises OSError when it is taken."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # Where the protocol is not named, asyncio leaves TCP_NODELAY off, and every answer waits 40 ms for an acknowledgement.
+    # Where the protocol is not named, asyncio leaves TCP_NODELAY off and an answer waits 40 ms for an acknowledgement.
     taken = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
