@@ -41,6 +41,7 @@ bench: install
 	$(BIN)/python -m benchmarks.encode
 	$(BIN)/python -m benchmarks.train
 	$(BIN)/python -m benchmarks.index
+	$(BIN)/python -m benchmarks.serve
 
 lint: install
 	$(BIN)/ruff check .
