@@ -35,7 +35,7 @@ test: install
 	OMP_NUM_THREADS=1 $(PYTEST) --numprocesses 2 -m "not slow"
 
 test-slow: install
-	$(PYTEST) -m slow
+	OMP_NUM_THREADS=1 $(PYTEST) --numprocesses 2 --dist loadfile --durations 12 -m slow
 
 bench: install
 	$(BIN)/python -m benchmarks.encode
