@@ -3,6 +3,8 @@
 import io
 import json
 import sys
+from datetime import date, time
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
@@ -146,3 +148,21 @@ def test_what_is_no_row_file_is_refused(tmp_path: Path) -> None:
         list(read_rows(page, format="jsonn"))
     with pytest.raises(ConfigError, match="a txt file has no columns"):
         list(read_rows(page, format="txt", text_column="text"))
+
+
+def test_other_columns_are_metadata(tmp_path: Path) -> None:
+    row = {
+        "id": "a",
+        "title": "Tides",
+        "text": "They rise.",
+        "price": Decimal("2.50"),
+        "day": date(2026, 11, 25),
+        "at": time(12, 30),
+        "stars": float("nan"),
+        "blob": b"x",
+        "none": None,
+        "tags": ["x"],
+    }
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "rows.parquet")
+    (document,) = read_rows(tmp_path / "rows.parquet")
+    assert document.metadata == {"price": 2.5, "day": "2026-11-25", "at": "12:30:00"}

@@ -287,6 +287,17 @@ def test_offsets_hold_for_text_that_needs_care(tmp_path: Path, rows_of: Rows) ->
     assert cut_document(Document(id="x", text="\ud800 lone"), ChunkPolicy())[0].text == "\ud800 lone"
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), ["x"], None])
+def test_metadata_that_no_table_holds_is_refused(tmp_path: Path, value: Any) -> None:
+    embedder = Embedder.load("tiny-llama", dtype="float32")
+    (tmp_path / "note.txt").write_text("Tides rise.")
+    build_index(tmp_path / "ix", [tmp_path / "note.txt"], embedder=embedder)
+    index = Index.open(tmp_path / "ix", embedder=embedder)
+    with pytest.raises(InputError, match=r"the metadata 'year' of the document 'mine' is .*finite number"):
+        index.add([Document(id="mine", text="A note.", metadata={"year": value})])
+    assert index.num_rows == 1
+
+
 def test_a_lone_surrogate_is_kept_as_a_replacement_character(tmp_path: Path, rows_of: Rows) -> None:
     (tmp_path / "rows.jsonl").write_text('{"id": "a", "text": "lone \\ud800 half"}\n')
     build_index(tmp_path / "ix", [tmp_path / "rows.jsonl"], embedder=Counting())

@@ -8,7 +8,8 @@ import io
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
-from datetime import date, datetime
+from datetime import date, time
+from decimal import Decimal
 from itertools import chain, count
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -244,12 +245,14 @@ def row_document(
 
 
 def _metadata(row: Mapping[str, Any], taken: set[str | None]) -> dict[str, str | int | float | bool]:
-    """The other columns that hold one value; dates as they are written in JSON, nothing where there is nothing."""
+    """The other columns that hold text, a finite number, a truth value, or a date or time, which is written out."""
     found: dict[str, str | int | float | bool] = {}
     for column, value in row.items():
         if column in taken:
             continue
-        if isinstance(value, date | datetime):
+        if isinstance(value, Decimal):
+            value = float(value)
+        if isinstance(value, date | time):
             found[column] = value.isoformat()
         elif isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value)):
             found[column] = value

@@ -4,6 +4,7 @@ Read `encode_block`. It is the whole of the work that a process on another machi
 """
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,7 +15,7 @@ from diffembed.documents import ChunkPolicy, cut_document
 from diffembed.embedding.embedder import Embedder
 from diffembed.embedding.late import encode_late
 from diffembed.embedding.text import clean
-from diffembed.errors import ConfigError
+from diffembed.errors import ConfigError, InputError
 from diffembed.index.store import EncodedDocument
 from diffembed.provenance import hash_text
 from diffembed.records import Document, Encoder
@@ -37,11 +38,21 @@ class CutDocument:
 
 
 def clean_document(document: Document) -> Document:
-    """The document with lone surrogates, which no table can hold, as U+FFFD."""
+    """The document with lone surrogates, which no table can hold, as U+FFFD.
+
+    Raises InputError for metadata that is no string, finite number or truth value.
+    """
     text, title = clean(document.text), clean(document.title)
-    metadata = {
-        clean(name): clean(value) if isinstance(value, str) else value for name, value in document.metadata.items()
-    }
+    metadata = {}
+    for name, value in document.metadata.items():
+        if isinstance(value, str):
+            value = clean(value)
+        elif not isinstance(value, int | float) or not math.isfinite(value):
+            raise InputError(
+                f"the metadata {name!r} of the document {document.id!r} is {value!r}; it can be a string, a finite "
+                "number, True or False"
+            )
+        metadata[clean(name)] = value
     if text is document.text and title is document.title and metadata == document.metadata:
         return document
     return replace(document, text=text, title=title, metadata=metadata)

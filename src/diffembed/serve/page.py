@@ -1,9 +1,11 @@
 """The page at `/`, and the few answers that only the page asks for.
 
 Read `add_page`. The page is plain files without a build step; what it shows is found by the same engines and indexes
-that the API uses. Explanations run in the thread of the network, behind the same queue.
+that the API uses. Explanations run in the thread of the network, behind the same queue; an index on disk is read in
+another thread, so that no request waits for it.
 """
 
+from asyncio import to_thread
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
@@ -198,7 +200,7 @@ def _evidence_facts(found: Contributions) -> dict[str, Any]:
 @router.post("/document")
 async def read_document(place: Place, request: Request) -> dict[str, Any]:
     """The passages of a document, in the order of the text."""
-    passages = _passages(request, place)
+    passages = await to_thread(_passages, request, place)
     first = passages[0]
     return {
         "file": "A text of your own" if place.text is not None else owner_of(first),
@@ -211,7 +213,7 @@ async def read_document(place: Place, request: Request) -> dict[str, Any]:
 @router.post("/strip")
 async def strip(ask: StripAsk, request: Request) -> dict[str, Any]:
     """What the text adds to the similarity along its length when it is read as one, and where reading stops."""
-    passages = _passages(request, ask)
+    passages = await to_thread(_passages, request, ask)
     text = _join(passages)
     engine = engine_of(request.app, ask.model)
     (found,) = await _call(
@@ -231,7 +233,7 @@ async def strip(ask: StripAsk, request: Request) -> dict[str, Any]:
 async def list_sources(index: str, request: Request) -> dict[str, Any]:
     """The documents of an index, the longest first."""
     found = _index(request, index)
-    counts = sorted(found.sources().items(), key=lambda item: (-item[1], item[0]))
+    counts = sorted((await to_thread(found.sources)).items(), key=lambda item: (-item[1], item[0]))
     return {
         "num_sources": len(counts),
         "sources": [{"source": source, "num_passages": count} for source, count in counts[:MAX_SOURCES]],
@@ -243,8 +245,10 @@ async def map_of(ask: MapAsk, request: Request) -> dict[str, Any]:
     """A sample of an index along the two directions in which its vectors vary most."""
     index = _index(request, ask.index)
     engine = engine_of(request.app, index.model)
-    documents, vectors_ND = index.sample(MAX_POINTS)
-    center_D, axes_2D, explained = principal_axes(vectors_ND)
+    documents, vectors_ND = await to_thread(index.sample, MAX_POINTS)
+    if not documents:
+        raise InputError(f"the index {ask.index!r} is empty; there is nothing to draw")
+    center_D, axes_2D, explained = await to_thread(principal_axes, vectors_ND)
     places_N2 = (vectors_ND - center_D) @ axes_2D.T
     question = None
     if ask.question and ask.question.strip():
