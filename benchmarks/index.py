@@ -433,13 +433,13 @@ def main() -> None:
     measure = {"million": measure_million, "real": measure_real, "job": measure_job, "ray": measure_ray}
     result = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     for part in arguments.only:
-        result[part] = {}
+        command = f"python -m benchmarks.index --only {part}"
+        result[part] = {"date": time.strftime("%Y-%m-%d"), "command": command, "environment": environment()}
 
         def save() -> None:
             """After every contestant, so that a run that is stopped has told what it measured."""
             if arguments.scale >= 1:
-                made = {"date": time.strftime("%Y-%m-%d"), "command": "python -m benchmarks.index"}
-                write_json(RESULT, {**result, "environment": environment(), **made})
+                write_json(RESULT, result)
                 write_section("index", "Index", make_table(json.loads(RESULT.read_text())))
 
         measure[part](arguments.scale, arguments.chunks, result[part], save)

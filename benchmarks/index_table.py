@@ -6,10 +6,12 @@ from benchmarks.report import machine_line
 
 
 def make_table(result: dict[str, Any]) -> str:
-    """Markdown of all parts that were measured."""
-    lines = [machine_line(result)]
+    """Markdown of all parts that were measured, each with the day and the machine it was measured on."""
+    lines: list[str] = []
     if part := result.get("million"):
         lines += [
+            "",
+            machine_line(part),
             "",
             f"{part['num_vectors']:,} vectors of {part['dim']} components: {part['num_chunks']:,} chunks of real "
             "text encoded by all-minilm-l6-v2, turned into the wider space (cosines stay), again and again with fresh "
@@ -20,6 +22,8 @@ def make_table(result: dict[str, Any]) -> str:
         ]
     if part := result.get("real"):
         lines += [
+            "",
+            machine_line(part),
             "",
             f"{part['num_vectors']:,} chunks of real text, {part['dim']} components, {part['num_queries']} real "
             "questions. Up to this size an index compares every vector; here its approximate path is measured.",
@@ -38,6 +42,8 @@ def make_table(result: dict[str, Any]) -> str:
     if part := result.get("job"):
         lines += [
             "",
+            machine_line(part),
+            "",
             f"A build of {part['num_chunks']:,} chunks ({part['num_tokens']:,} tokens) takes "
             f"{100 * part['overhead']:.1f} % longer than `Embedder.encode` of the same texts (median of "
             f"{len(part['raw_s'])} interleaved rounds: {_seconds(part['job_s'])} against {_seconds(part['raw_s'])}).",
@@ -45,11 +51,13 @@ def make_table(result: dict[str, Any]) -> str:
     if part := result.get("ray"):
         lines += [
             "",
+            machine_line(part),
+            "",
             f"A build of {part['num_chunks']:,} chunks ({part['num_tokens']:,} tokens) takes {part['local_s']:.0f} s "
             f"by the local path and {part['ray_s']:.0f} s on a Ray cluster of this machine, of which "
             f"{part['start_s']:.0f} s are the start of the actor: {100 * part['overhead']:+.1f} % without the start.",
         ]
-    return "\n".join(lines)
+    return "\n".join(lines).strip()
 
 
 def _contest(rows: dict[str, dict[str, Any]]) -> list[str]:

@@ -77,6 +77,7 @@ assert layer.weight.to_local().shape[0] < 5
 assert all(torch.equal(weight, expected[name]) for name, weight in whole_weights(layer).items())
 load_whole_weights(layer, {name: weight + 1 for name, weight in expected.items()})
 assert all(torch.equal(weight, expected[name] + 1) for name, weight in whole_weights(layer).items())
+torch.distributed.barrier()
 """
 
 

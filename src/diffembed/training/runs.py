@@ -3,6 +3,7 @@
 Read `open_run`, then `Run.fit`. Knows nothing of losses or of what the rows are.
 """
 
+import atexit
 import json
 import shutil
 import sys
@@ -212,6 +213,8 @@ def start_processes(config: TrainConfig | AdaptConfig) -> Processes:
     wanted = pick_device(config.model.device)
     state = PartialState(cpu=wanted.type == "cpu")
     device = wanted if state.num_processes == 1 else state.device
+    # The threads of a process group that stands when the interpreter ends abort the process, now and then.
+    atexit.register(state.destroy_process_group)
     return Processes(device=device, rank=state.process_index, num_processes=state.num_processes, state=state)
 
 
