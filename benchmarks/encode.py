@@ -280,11 +280,11 @@ def _table(result: dict[str, Any]) -> str:
     for length, row in result["by_length"].items():
         lines.append(f"| {length} tokens | {row['tokens_per_s']:,.0f} | {row['flops_per_s'] / peak:.0%} |")
     memory = result["memory_bytes"]
-    peaks = ", ".join(f"{value / 2**20:,.0f} MB for {count} texts" for count, value in memory["peak_by_texts"].items())
+    peaks = ", ".join(f"{value / 2**20:,.0f} MiB for {count} texts" for count, value in memory["peak_by_texts"].items())
     lines += [
         "",
-        f"Memory: weights {memory['weights'] / 2**20:,.0f} MB, process after loading "
-        f"{memory['after_load'] / 2**20:,.0f} MB, peak {peaks}.",
+        f"Memory: weights {memory['weights'] / 2**20:,.0f} MiB, process after loading "
+        f"{memory['after_load'] / 2**20:,.0f} MiB, peak {peaks}.",
     ]
     return "\n".join(lines)
 

@@ -62,14 +62,14 @@ def make_table(result: dict[str, Any]) -> str:
 
 def _contest(rows: dict[str, dict[str, Any]]) -> list[str]:
     lines = [
-        "| search | build | memory of build | memory of search | recall@10 | p50 | p95 |",
+        "| search | write and build | memory of build | memory of search | recall@10 | p50 | p95 |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for name, row in rows.items():
-        build = f"{row['build_s']:.0f} s" if row["build_s"] else "-"
-        memory = f"{row['build_peak_bytes'] / 2**30:.2f} GB" if "build_peak_bytes" in row else "-"
+        build = f"{row.get('write_s', 0) + row['build_s']:.0f} s" if row["build_s"] else "-"
+        memory = f"{row['build_peak_bytes'] / 2**30:.2f} GiB" if "build_peak_bytes" in row else "-"
         lines.append(
-            f"| {name} | {build} | {memory} | {row['peak_bytes'] / 2**30:.2f} GB | {row['recall']:.3f} | "
+            f"| {name} | {build} | {memory} | {row['peak_bytes'] / 2**30:.2f} GiB | {row['recall']:.3f} | "
             f"{row['p50_ms']:.1f} ms | {row['p95_ms']:.1f} ms |"
         )
     return lines

@@ -358,7 +358,7 @@ def _table(result: dict[str, Any]) -> str:
         "",
         f"Soak, {soaked['seconds']:.0f} s at twice that rate with a queue of {SOAK_QUEUE_TOKENS:,} tokens: {statuses}; "
         f"smallest cosine of an answered vector with the library's: {soaked['smallest_cosine']:.6f}; memory "
-        f"{memory[0]:,.0f} MB in the second quarter, {memory[1]:,.0f} MB in the last ({soaked['rss_growth']:+.1%}).",
+        f"{memory[0]:,.0f} MiB in the second quarter, {memory[1]:,.0f} MiB in the last ({soaked['rss_growth']:+.1%}).",
     ]
     return "\n".join(lines)
 

@@ -312,7 +312,7 @@ def _table(result: dict[str, Any]) -> str:
         "|---|---|---|---|",
     ]
     for name, row in result["contestants"].items():
-        peak = f"{row['peak_bytes'] / 2**30:.1f} GB"
+        peak = f"{row['peak_bytes'] / 2**30:.1f} GiB"
         lines.append(f"| {name} | {row['tokens_per_s']:,.0f} | {row['share_of_gemm_bound']:.0%} | {peak} |")
     lines += ["", f"diffembed is faster by {result['ours_is_faster_by']:.2f} x."]
     return "\n".join(lines)

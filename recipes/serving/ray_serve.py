@@ -1,6 +1,6 @@
 """The embeddings API as a Ray Serve deployment: the application of `diffembed serve`, one model a replica.
 
-    serve run recipes.serving.ray_serve:build model=gemma-3-270m-diffusion replicas=4
+    serve run recipes.serving.ray_serve:build model=gemma-3-270m replicas=4
 
 Ray places the replicas on the machines of its cluster and balances between them; each has a queue and a batcher of its
 own. Needs `diffembed[serve,ray]` on every machine.

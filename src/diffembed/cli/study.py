@@ -40,7 +40,7 @@ def run(
     Parameters
     ----------
     plan
-        A YAML file: arms, what they share, suites (see docs/study.md and recipes/study).
+        A YAML file: arms, what they share, suites (see docs/study-plans.md and recipes/study).
     only
         Compute these nodes of `study status` and no other; may be repeated.
     max_minutes
