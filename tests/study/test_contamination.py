@@ -50,6 +50,16 @@ def test_queries_are_found_whatever_their_case_and_wherever_they_stand(task):
     assert kinds([row(negatives=[QUERY])], task) == [("query", "rows/r1 negative 0")]
 
 
+def test_queries_are_found_inside_longer_rows(task):
+    assert kinds([row(positive=f"Problem: {QUERY}\n{sentence('solution')}")], task) == [("query", "rows/r1 positive")]
+    long_query = sentence("long query", 30)
+    task = Task(name="t", corpus=task.corpus, queries=[Query(id="q", text=long_query)], qrels={"q": {"g": 1}})
+    assert kinds([row(positive=f"Problem: {long_query}\n{sentence('solution')}")], task) == [
+        ("query", "rows/r1 positive")
+    ]
+    assert kinds([row(positive=f"{' '.join(long_query.split()[:29])} {sentence('solution')}")], task) == []
+
+
 def test_a_gold_document_counts_from_a_fifth_of_its_runs(task):
     # 60 words are 48 runs of 13; 21 words hold 9 of them (18.75 %), 22 words hold 10 (20.8 %).
     assert kinds([row(positive=part_of_gold(21))], task) == []

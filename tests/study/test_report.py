@@ -134,6 +134,48 @@ def test_redrawn_seeds_widen_the_interval_of_a_correlation(copied):
     assert many.difference.high - many.difference.low > alone.difference.high - alone.difference.low
 
 
+def test_seeds_of_a_correlation_that_belong_together_are_redrawn_together(copied):
+    _, store = copied
+    one = store.results_of("evaluate-bi-s0")
+    cosines = one["pairs"].per_query["cosine"]
+    turned = dict(zip(cosines, sorted(cosines.values(), key=lambda value: -value), strict=True))
+    both = [one, {"pairs": replace(one["pairs"], per_query={**one["pairs"].per_query, "cosine": turned})}]
+    paired, free = (
+        findings_module.compare_skill(both, both, ["pairs"], pair_seeds=is_paired, level=0.95, seed=0)
+        for is_paired in (True, False)
+    )
+    assert paired.difference.high == paired.difference.low == 0 and free.difference.high > 0.1
+
+
+def test_three_seeds_are_no_better_than_one_of_the_same_recipe(copied):
+    """Their mean ranks are, because averaging removes the noise of each: a test of those always found a difference."""
+    _, store = copied
+    one = store.results_of("evaluate-bi-s0")["pairs"]
+    rng = np.random.default_rng(0)
+    gold = rng.normal(size=300)
+
+    def seed(shared):
+        columns = {"gold": gold, "cosine": 0.6 * gold + shared + 0.4 * rng.normal(size=300)}
+        per_query = {key: {str(n): float(value) for n, value in enumerate(c)} for key, c in columns.items()}
+        return {"pairs": replace(one, per_query=per_query)}
+
+    p_values = []
+    for _ in range(6):
+        shared = 0.6 * rng.normal(size=300)
+        three = [seed(shared) for _ in range(3)]
+        found = findings_module.compare_skill(three, [seed(shared)], ["pairs"], pair_seeds=False, level=0.95, seed=0)
+        p_values.append(found.p_value)
+    assert np.median(p_values) > 0.1
+
+
+def test_a_model_that_was_trained_again_needs_its_scores_again(copied):
+    plan, store = copied
+    path = store.results / "train-bi-s0" / "node.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**record, "key": "trained again"}), encoding="utf-8")
+    assert set(find(plan, store).missing) == {"evaluate-bi-s0"}
+
+
 def test_records_hold_no_path_of_this_machine(whole):
     _, store = whole
     for path in store.results.rglob("*.json"):

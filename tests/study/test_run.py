@@ -4,11 +4,14 @@ import json
 import shutil
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from diffembed.embedding.embedder import Embedder
 from diffembed.errors import ConfigError, InputError, UnknownNameError
 from diffembed.evaluation.results import load_result
 from diffembed.provenance import hash_file
+from diffembed.study import execute as execute_module
 from diffembed.study import store as store_module
 from diffembed.study.graph import make_graph
 from diffembed.study.run import node_rows, run_study
@@ -31,6 +34,14 @@ def test_the_whole_graph_is_computed_and_kept(whole, data, monkeypatch):
     embedder = Embedder.load(str(folder))
     assert (embedder.attention, embedder.pooling, len(embedder.adapter_folders)) == ("bidirectional", "mean", 2)
     assert Embedder.load(str(store.results / "train-ar-cpt-s0" / "model")).attention == "causal"
+    adapters = [path for path in store.results.rglob("adapter_model.safetensors") if not path.parent.is_symlink()]
+    assert len(adapters) == 5
+    assert {tensor.dtype for path in adapters for tensor in load_file(path).values()} == {torch.bfloat16}
+    # Rows of training end after 64 tokens, texts of a test at the plan's or the network's limit.
+    node = graph["evaluate-diffusion-s0"]
+    assert embedder.max_tokens == 64
+    scored = execute_module._embedder(store, node, node.config)
+    assert scored.max_tokens == scored.backbone.max_tokens > 64
     result = load_result(store.results / "evaluate-diffusion-s0" / "finding" / "finding")
     assert result.label == "diffusion-s0" and len(result.per_query["nDCG@10"]) == 20
     assert max(len(found) for found in result.hits["test"].values()) == 10
@@ -89,6 +100,14 @@ def test_a_changed_arm_or_file_makes_only_its_descendants_stale(whole, make_plan
     about = {row["node"]: row["about"] for row in node_rows(make_plan(), store) if row["state"] == "stale"}
     assert about["train-bi-s0"] == f"{rows} changed"
     assert about["evaluate-bi-s0"] == "train-bi-s0 will change" and "adapt-diffusion" not in about
+
+
+def test_when_a_run_saves_and_what_a_curve_keeps_change_no_result(whole, make_plan):
+    _, store = whole
+    curve = make_plan(curve={"arm": "diffusion", "at_steps": [2]})
+    assert set(make_graph(curve)) - names(curve, store, "done") == {"train-diffusion@2", "evaluate-diffusion@2"}
+    plan = make_plan(adaptation={"save_every_steps": 2, "measure_every_steps": 9}, fine_tuning={"save_every_steps": 2})
+    assert names(plan, store, "done") == set(make_graph(plan))
 
 
 def test_a_changed_arm_runs_again_with_what_depends_on_it(whole, make_plan, tmp_path):

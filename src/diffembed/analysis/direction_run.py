@@ -18,8 +18,9 @@ from diffembed.evaluation.run import EvaluateConfig
 from diffembed.evaluation.suites.named import find_suite, read_tasks
 from diffembed.evaluation.systems.names import parse_system
 from diffembed.evaluation.systems.recipes import limited
+from diffembed.evaluation.systems.vector_cache import vectors_folder
 from diffembed.evaluation.tasks import AnyTask, InstructionTask, LabelTask, Task
-from diffembed.provenance import RunFolder, user_cache, write_json
+from diffembed.provenance import RunFolder, write_json
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,7 +77,7 @@ def run_direction(
         embedder,
         tasks,
         num_ranges=config.num_ranges,
-        cache_folder=user_cache() / "vectors",
+        cache_folder=vectors_folder(),
         seed=settings.seed,
         notify=notify,
     )

@@ -1,5 +1,6 @@
 """`diffembed study run | status | report`."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -133,7 +134,10 @@ def report(
     from diffembed.study.store import Store
 
     found = load_plan(plan, set or [])
-    findings = write_study(found, Store(found.name), page=out, html=html, command=f"diffembed study report {plan}")
+    # A path as the reader of the page would type it, from the folder that the study is run in.
+    place = plan.resolve().relative_to(Path.cwd()) if plan.resolve().is_relative_to(Path.cwd()) else plan.name
+    command = shlex.join(["diffembed", "study", "report", str(place), *(f"--set={change}" for change in set or [])])
+    findings = write_study(found, Store(found.name), page=out, html=html, command=command)
     done, total = len(findings.graph) - len(findings.missing), len(findings.graph)
     if json:
         print_json({"page": str(out), "html": str(html), "done": done, "nodes": total})

@@ -16,8 +16,9 @@ from diffembed.evaluation.suites.named import COUNTED_BY, SUITES, Suite, find_su
 from diffembed.evaluation.systems.reading import read_with
 from diffembed.evaluation.systems.recipes import SystemGroup, group_names
 from diffembed.evaluation.systems.searching import DenseSystem, System
+from diffembed.evaluation.systems.vector_cache import vectors_folder
 from diffembed.evaluation.tasks import AnyTask, hash_task
-from diffembed.provenance import RunFolder, user_cache
+from diffembed.provenance import RunFolder
 from diffembed.records import Encoder
 
 
@@ -87,7 +88,7 @@ def evaluate(
     if hub is not None:
         raise ConfigError(f"suite {hub!r} is run through mteb: use evaluation.hub.running, or the command line")
     folder = None if out is None else RunFolder(out, config)
-    cache = user_cache() / "vectors" if keeps_vectors else None
+    cache = vectors_folder() if keeps_vectors else None
     results: dict[str, list[TaskResult]] = {}
     skipped: list[str] = []
     for suite in chosen:

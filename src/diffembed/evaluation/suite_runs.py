@@ -19,6 +19,7 @@ from diffembed.evaluation.scoring import TaskResult
 from diffembed.evaluation.suite_comparison import compare_results
 from diffembed.evaluation.suites.named import Suite, find_suite, read_tasks
 from diffembed.evaluation.systems.recipes import group_names
+from diffembed.evaluation.systems.vector_cache import vectors_folder
 from diffembed.provenance import RunFolder, user_cache, write_json
 from diffembed.records import Encoder
 
@@ -125,9 +126,7 @@ def _run_hub(
     results: list[TaskResult] = []
     missing: list[str] = []
     for group in group_names(names):
-        found = evaluate_hub(
-            suite, group, out=folder, config=config, cache_folder=user_cache() / "vectors", notify=notify
-        )
+        found = evaluate_hub(suite, group, out=folder, config=config, cache_folder=vectors_folder(), notify=notify)
         results.extend(found.results)
         missing.extend(found.missing)
     return results, list(dict.fromkeys(missing))

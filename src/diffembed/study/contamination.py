@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diffembed.code import hash_code
 from diffembed.data.formats import RowReport, Triplet
 from diffembed.data.text_files import find_text_files, read_documents
 from diffembed.errors import InputError
@@ -20,7 +21,6 @@ from diffembed.evaluation.suites.named import SUITES, find_suite, read_tasks
 from diffembed.evaluation.suites.needles import FACTS
 from diffembed.evaluation.tasks import AnyTask, Task
 from diffembed.provenance import hash_config, write_json
-from diffembed.study.code import hash_code
 from diffembed.study.graph import make_graph
 from diffembed.study.plan import StudyPlan, suite_name
 from diffembed.study.store import Store, hash_inputs
@@ -32,8 +32,8 @@ GRAM_WORDS = 13
 MAX_COVER = 0.2
 """Share of a gold document's runs of 13 words that training may hold; the issue's bound."""
 MIN_QUERY_WORDS = 8
-"""A shorter query ("You do not need to worry.") is a phrase that any running text may hold; it is looked for among
-whole row texts only. Eight words as in `leakage.NGRAM_WORDS`."""
+"""A shorter query ("You do not need to worry.") is a phrase that any text may hold; it is looked for among whole row
+texts only. Eight words as in `leakage.NGRAM_WORDS`."""
 MIN_LITERAL_WORDS = 6
 """Words of a fixed part of a hidden sentence that are looked for; shorter parts are ordinary English."""
 PASSKEY_LITERALS = ("the pass key of",)
@@ -55,7 +55,7 @@ class Finding:
     cover: float
     """Share of its runs of words that were found."""
     is_allowed: bool
-    """True for gold documents of a set that is marked in-domain: they are reported, not refused."""
+    """True for gold documents of a set that shares them with training by design: they are reported, not refused."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +66,7 @@ class Contamination:
     num_text_words: int
     """Words of adaptation text."""
     tasks: Mapping[str, Mapping[str, Any]]
-    """Task -> number of texts, largest and mean cover of its gold documents, and whether it is in-domain."""
+    """Task -> number of texts, largest and mean cover of its gold documents, and whether training may hold them."""
     findings: tuple[Finding, ...]
 
     @property
@@ -117,12 +117,12 @@ def require_clean(plan: StudyPlan, store: Store, notify: Callable[[str], None]) 
 
 
 def test_tasks(plan: StudyPlan) -> Iterator[tuple[AnyTask, bool]]:
-    """(task, whether it is in-domain) of everything the plan tests; haystacks are counted in words here."""
+    """(task, whether training may hold its documents) of all that is tested; haystacks are counted in words here."""
     for name, tasks in plan.evaluation.suites.items():
         suite = find_suite(suite_name(name))
-        in_domain = {spec.name for spec in suite.tasks if spec.in_domain}
+        sharing = {spec.name for spec in suite.tasks if name in SUITES and spec.shares_documents}
         for task in read_tasks(suite, names=tasks, counted_by="words", seed=plan.seed):
-            yield task, name in SUITES and task.name in in_domain
+            yield task, task.name in sharing
 
 
 @dataclass
@@ -160,8 +160,8 @@ def find_contamination(
     """Everything of the tasks that rows or adaptation text hold."""
     numbers = _Numbers()
     tests = [
-        (task, in_domain, role, test_id, words(content))
-        for task, in_domain in tasks
+        (task, may_share, role, test_id, words(content))
+        for task, may_share in tasks
         for role, test_id, content in texts_of_task(task)
     ]
     encoded = [numbers.add(found) for *_, found in tests]
@@ -178,26 +178,26 @@ def find_contamination(
                 whole[joined] = names[number]
             yield number, inside
 
-    for ids, owners in _stretches(equal_noted(), numbers):
-        grams.look(ids, owners)
-    # Running text has no whole texts to equal: queries are looked for as runs of their own length.
+    # A query may stand inside a longer text: it is looked for as a run of its own length.
     queries = {
         length: _Wanted(length=length, hashes=_all_hashes([e for e in encoded if len(e) == length], length))
         for length in range(MIN_QUERY_WORDS, GRAM_WORDS)
     }
-    long_queries = _Wanted(length=GRAM_WORDS, hashes=grams.hashes)
+    for ids, owners in _stretches(equal_noted(), numbers):
+        for wanted in (grams, *queries.values()):
+            wanted.look(ids, owners)
     num_text_words, files = 0, _text_files(text)
     for file in files:
         names.append(file.name)
         pieces = ((len(names) - 1, words(piece.text)) for piece in read_documents(file, RowReport(source=file.name)))
         for ids, owners in _stretches(pieces, numbers):
             num_text_words += len(ids)
-            for wanted in (grams, long_queries, *queries.values()):
+            for wanted in (grams, *queries.values()):
                 wanted.look(ids, owners)
 
     findings: list[Finding] = []
     covers: dict[str, list[float]] = {}
-    for (task, in_domain, role, test_id, found), ids in zip(tests, encoded, strict=True):
+    for (task, may_share, role, test_id, found), ids in zip(tests, encoded, strict=True):
         if not found:
             continue
         equal = whole[" ".join(found)]
@@ -208,9 +208,9 @@ def find_contamination(
             covers.setdefault(task.name, []).append(cover)
             if cover > MAX_COVER:
                 place = equal or names[int(places[places >= 0][0])]
-                findings.append(_finding("gold document", task, test_id, place, cover, in_domain))
+                findings.append(_finding("gold document", task, test_id, place, cover, may_share))
         else:
-            sought = long_queries if len(ids) >= GRAM_WORDS else queries.get(len(ids))
+            sought = grams if len(ids) >= GRAM_WORDS else queries.get(len(ids))
             places = sought.of(ids) if sought is not None else np.full(1, -1)
             if equal or bool((places >= 0).all()):
                 place = equal or names[int(places[0])]
@@ -223,11 +223,11 @@ def find_contamination(
         tasks={
             task.name: {
                 "num_texts": sum(other[0] is task for other in tests),
-                "in_domain": in_domain,
+                "may_share": may_share,
                 "max_cover": max(covers.get(task.name, [0.0])),
                 "mean_cover": float(np.mean(covers.get(task.name, [0.0]))),
             }
-            for task, in_domain in tasks
+            for task, may_share in tasks
         },
         findings=tuple(findings),
     )

@@ -15,12 +15,13 @@ from diffembed.evaluation.results import save_result, slug
 from diffembed.evaluation.run import EvaluateConfig, Evaluation, evaluate
 from diffembed.evaluation.scoring import TaskResult
 from diffembed.evaluation.suites.named import find_suite, read_tasks
+from diffembed.evaluation.systems.vector_cache import vectors_folder
 from diffembed.evaluation.tasks import AnyTask, LabelTask
-from diffembed.provenance import user_cache, write_json
+from diffembed.provenance import write_json
 from diffembed.records import Encoder
 from diffembed.study.graph import Graph, Node, ScoreConfig
 from diffembed.study.plan import suite_name
-from diffembed.study.store import Store, link_adapters
+from diffembed.study.store import Store, link_adapters, narrow_adapters
 from diffembed.training.config import AdaptConfig, TrainConfig
 
 KEPT_HITS = 10
@@ -97,6 +98,7 @@ def _write_run(part: Path, folder: Path, report: dict[str, Any]) -> dict[str, An
     from diffembed.training.adapters import copy_checkpoint
 
     copy_checkpoint(Path(report.pop("model")), part / "model")
+    narrow_adapters(part)
     for name in ("metrics.jsonl", "config.yaml"):
         shutil.copy(folder / name, part / name)
     inputs = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))["inputs"]
@@ -142,7 +144,7 @@ def _direct(store: Store, node: Node, config: ScoreConfig, notify: Notify) -> Ca
             limited(embedder, settings.limit(chosen)),
             tasks,
             num_ranges=config.num_ranges or 1,
-            cache_folder=user_cache() / "vectors",
+            cache_folder=vectors_folder(),
             seed=config.seed,
             notify=notify,
         )
@@ -163,8 +165,11 @@ def _settings(config: ScoreConfig) -> EvaluateConfig:
 def _embedder(store: Store, node: Node, config: ScoreConfig) -> Encoder:
     """The parent's model under the node's own name, so that no path reaches a result."""
     from diffembed.embedding.embedder import Embedder
+    from diffembed.evaluation.systems.recipes import with_limit
 
     embedder = Embedder.load(str(store.model(node)), dtype=config.dtype)
+    # Training reads the beginnings of long texts, its model all of them; suites and the plan set their own limits.
+    embedder = with_limit(embedder, embedder.backbone.max_tokens)
     embedder.name = node.arm if node.seed is None else f"{node.arm}-s{node.seed}"
     return embedder
 

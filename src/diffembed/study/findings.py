@@ -15,7 +15,6 @@ from diffembed.evaluation.statistics.measures import ranks, spearman
 from diffembed.evaluation.statistics.significance import (
     Comparison,
     Interval,
-    compare_statistic,
     compare_tasks,
     holm,
     scores_interval,
@@ -155,15 +154,24 @@ def score_skill(seeds: Seeds, tasks: Sequence[str], *, level: float, seed: int) 
 def compare_skill(a: Seeds, b: Seeds, tasks: Sequence[str], *, pair_seeds: bool, level: float, seed: int) -> Comparison:
     """a minus b on a skill, over seeds and queries."""
     if a[0][tasks[0]].kind == "similarity":
-        return _compare_correlations(a, b, tasks[0], level=level, seed=seed)
+        return _compare_correlations(a, b, tasks[0], pair_seeds=pair_seeds, level=level, seed=seed)
     sides = [[[one[task].per_query[one[task].main] for one in side] for task in tasks] for side in (a, b)]
     return compare_tasks(sides[0], sides[1], pair_seeds=pair_seeds, level=level, seed=seed)
 
 
+def first_seed_score(findings: Findings, system: str, skill: str) -> Interval | None:
+    """A skill's score of the first seed that has results; None where there is none."""
+    seeds, family = findings.systems.get(system, ())[:1], findings.plan.primary
+    if not _has(seeds, family.skills[skill]):
+        return None
+    return score_skill(seeds, family.skills[skill], level=family.level, seed=findings.plan.seed)
+
+
 def is_in_domain(plan: StudyPlan, task: str) -> bool:
-    """Whether training rows of the same kind exist."""
+    """Whether the plan trains on rows of the same kind."""
+    trained = {name for source in plan.fine_tuning.data.sources for name in source.sets or (source.name,)}
     return any(
-        spec.name == task and spec.in_domain for suite in plan.evaluation.suites if suite in SUITES
+        spec.name == task and not trained.isdisjoint(spec.kin) for suite in plan.evaluation.suites if suite in SUITES
         for spec in SUITES[suite].tasks
     )  # fmt: skip
 
@@ -189,37 +197,54 @@ def _pairs(seeds: Seeds, task: str) -> tuple[Floats, Floats]:
     return np.asarray(list(gold.values()), np.float64), np.asarray(cosines, np.float64)
 
 
-def _compare_correlations(a: Seeds, b: Seeds, task: str, *, level: float, seed: int) -> Comparison:
+def _compare_correlations(a: Seeds, b: Seeds, task: str, *, pair_seeds: bool, level: float, seed: int) -> Comparison:
+    """The mean correlation of a's seeds minus that of b's: its interval over pairs and seeds, and its test.
+
+    The test swaps the two systems' ranks of an item, the same items in every pair of a seed of a and a seed of b. (A
+    test of mean ranks would take three seeds for a better system than one: averaging removes their noise.)
+    """
     gold, a_SQ = _pairs(a, task)
     _, b_SQ = _pairs(b, task)
-    # Which system is better on the pairs: each system is the mean of its seeds' ranks.
-    tested = compare_statistic(spearman, gold, np.mean([ranks(row) for row in a_SQ], 0),
-                               np.mean([ranks(row) for row in b_SQ], 0), level=level, num_resamples=NUM_REDRAWS,
-                               seed=seed)  # fmt: skip
-    value = float(np.mean([spearman(gold, row) for row in a_SQ]) - np.mean([spearman(gold, row) for row in b_SQ]))
+    a_SQ, b_SQ = (np.stack([ranks(row) for row in side]) for side in (a_SQ, b_SQ))
+    meetings = [(i, j) for i in range(len(a_SQ)) for j in range(len(b_SQ)) if i == j or not pair_seeds]
+
+    def difference(swap_Q: NDArray[np.bool_]) -> float:
+        found = [
+            spearman(gold, np.where(swap_Q, b_SQ[j], a_SQ[i])) - spearman(gold, np.where(swap_Q, a_SQ[i], b_SQ[j]))
+            for i, j in meetings
+        ]
+        return float(np.mean(found))
+
+    value = difference(np.zeros(len(gold), np.bool_))
+    rng = np.random.default_rng(seed)
+    swapped = [difference(rng.integers(0, 2, len(gold)).astype(np.bool_)) for _ in range(NUM_REDRAWS)]
+    num_extreme = sum(abs(other) >= abs(value) - 1e-12 for other in swapped)
+    errors_Q = [np.abs(side.mean(0) - ranks(gold)) for side in (a_SQ, b_SQ)]
     return Comparison(
-        difference=_interval(value, _redrawn(gold, a_SQ, b_SQ, seed), level),
-        p_value=tested.p_value,
-        num_queries=tested.num_queries,
-        num_better=tested.num_better,
-        num_worse=tested.num_worse,
+        difference=_interval(value, _redrawn(gold, a_SQ, b_SQ, seed, pair_seeds=pair_seeds), level),
+        p_value=(num_extreme + 1) / (NUM_REDRAWS + 1),
+        num_queries=len(gold),
+        num_better=int((errors_Q[0] < errors_Q[1]).sum()),
+        num_worse=int((errors_Q[0] > errors_Q[1]).sum()),
     )
 
 
-def _redrawn(gold: Floats, a_SQ: Floats, b_SQ: Floats | None, seed: int) -> Floats:
-    """Mean correlation of a (minus b) over redrawn pairs and redrawn seeds."""
+def _redrawn(gold: Floats, a_SQ: Floats, b_SQ: Floats | None, seed: int, *, pair_seeds: bool = False) -> Floats:
+    """Mean correlation of a (minus b) over redrawn pairs and redrawn seeds; paired seeds are redrawn together."""
     rng = np.random.default_rng(seed)
     drawn: list[float] = []
     while len(drawn) < NUM_REDRAWS:
         places = rng.integers(0, len(gold), len(gold))
         if np.ptp(gold[places]) == 0:
             continue
-        total = 0.0
+        total, chosen = 0.0, rng.integers(0, len(a_SQ), len(a_SQ))
         for sign, side in ((1, a_SQ), (-1, b_SQ)):
-            if side is not None:
+            if side is None:
+                continue
+            if side is b_SQ and not pair_seeds:
                 chosen = rng.integers(0, len(side), len(side))
-                by_seed = {int(one): spearman(gold[places], side[one][places]) for one in set(chosen.tolist())}
-                total += sign * float(np.mean([by_seed[int(one)] for one in chosen]))
+            by_seed = {int(one): spearman(gold[places], side[one][places]) for one in set(chosen.tolist())}
+            total += sign * float(np.mean([by_seed[int(one)] for one in chosen]))
         drawn.append(total)
     return np.asarray(drawn)
 

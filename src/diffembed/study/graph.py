@@ -20,7 +20,7 @@ CODE: Mapping[Kind, tuple[str, ...]] = {
     "adapt": ("diffembed.training.adapt",),
     "train": ("diffembed.training.contrast",),
     "evaluate": ("diffembed.evaluation.run",),
-    "direction": ("diffembed.analysis.direction",),
+    "direction": ("diffembed.analysis.direction", "diffembed.evaluation.run"),
 }
 """Kind -> modules whose code makes the result."""
 
@@ -75,7 +75,22 @@ def config_key(graph: Graph, name: str) -> str:
     """Hash of a node's config and of the configs it builds on: equal plans give equal keys on every machine."""
     node = graph[name]
     before = None if node.parent is None else [node.weights, config_key(graph, node.parent)]
-    return hash_config({"kind": node.kind, "config": node.config, "parent": before, "kept": list(node.kept_steps)})
+    return hash_config({"kind": node.kind, "config": _computed(node.config), "parent": before})
+
+
+def _computed(config: AdaptConfig | TrainConfig | ScoreConfig) -> AdaptConfig | TrainConfig | ScoreConfig:
+    """The config without what changes no result: how often a run saves, measures and logs."""
+    if isinstance(config, ScoreConfig):
+        return config
+    run = replace(
+        config.run,
+        save_every_steps=RunConfig.save_every_steps,
+        keep_checkpoints=RunConfig.keep_checkpoints,
+        log_every_steps=RunConfig.log_every_steps,
+    )
+    if isinstance(config, AdaptConfig):
+        return replace(config, run=run, measure_every_steps=AdaptConfig.measure_every_steps)
+    return replace(config, run=run)
 
 
 def ancestors(graph: Graph, name: str) -> list[str]:
@@ -139,8 +154,8 @@ def _adaptations(plan: StudyPlan) -> list[Node]:
                 seed=settings.seed,
                 schedule_steps=settings.num_steps,
                 save_every_steps=settings.save_every_steps,
-                # Checkpoints of the curve must still be there at the end.
-                keep_checkpoints=max(2, settings.num_steps // settings.save_every_steps + 1) if kept else 2,
+                # All of them, so that a curve can be asked for while the run is under way.
+                keep_checkpoints=settings.num_steps // settings.save_every_steps + 1,
                 log_every_steps=5,
             ),
         )

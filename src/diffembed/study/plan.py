@@ -230,8 +230,8 @@ class StudyPlan:
     """Attention ablation; null for none."""
     curve: CurvePlan | None = None
     """Score against adaptation; null for none."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Number format of the networks."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Number format of the networks in every node: a study that measures it anew in each would mix two."""
     gradient_checkpointing: bool = False
     """Recomputes each layer in the backward pass, in all training."""
     seed: int = 0

@@ -11,7 +11,7 @@ from diffembed.evaluation.statistics.significance import Interval
 from diffembed.provenance import atomic_file
 from diffembed.study.claims import judge, p_text
 from diffembed.study.cost import predicted_share
-from diffembed.study.findings import Findings, SkillTest, find, is_in_domain
+from diffembed.study.findings import Findings, SkillTest, find, first_seed_score, is_in_domain
 from diffembed.study.page import Block, Heading, Items, Paragraph, Table, render_html, render_markdown
 from diffembed.study.plan import StudyPlan
 from diffembed.study.run import chosen_rates
@@ -65,12 +65,22 @@ def _what_it_is(plan: StudyPlan) -> str:
     )  # fmt: skip
     seeds = [len(arm.seeds) for arm in plan.arms.values()]
     times = f"{min(seeds)}" if min(seeds) == max(seeds) else f"{min(seeds)} to {max(seeds)}"
+    backbones = list(dict.fromkeys(plan.factors(arm)["backbone"] for arm in plan.arms))
+    made = (
+        f"{plan.fine_tuning.num_steps} steps of fine-tuning on the same rows in the same order, {times} seeds an arm."
+    )
+    if len(backbones) > 1:
+        return (
+            f"{len(backbones)} networks ({', '.join(backbones)}), {adapted}{made} Networks of different pre-training "
+            "differ in their data, their size and their tokenizer too: what separates them is not one cause."
+        )
+    once = " Seeds repeat the fine-tuning; each objective was adapted once, and no interval knows what another run of "
     return (
-        f"This study is small and controlled: one network ({plan.backbone}), {adapted}"
-        f"{plan.fine_tuning.num_steps} steps of fine-tuning on the same rows in the same order, {times} seeds an arm. "
-        "It tests the *objective* at the scale of low-rank adapters, not 580 billion tokens of diffusion pre-training "
-        "as the 7B models of arXiv 2505.15045 had; a difference that is absent here may still come with scale, and one "
-        "that is found here needs no scale."
+        f"This study is small and controlled: one network ({plan.backbone}), {adapted}{made}"
+        + (f"{once}it would give." if plan.objectives else "")
+        + " It tests the *objective* at the scale of low-rank adapters, not 580 billion tokens of diffusion "
+        "pre-training as the 7B models of arXiv 2505.15045 had; a difference that is absent here may still come with "
+        "scale, and one that is found here needs no scale."
     )
 
 
@@ -124,7 +134,7 @@ def _primary(findings: Findings) -> list[Block]:
         Paragraph(
             f"`{family.subject}` against {', '.join(f'`{name}`' for name in family.controls)}: {num_tests} paired "
             "tests, Holm-corrected together. Points of 100; intervals redraw queries, and seeds "
-            "where there are several."
+            "where there are several. Each objective has one adaptation, whose luck no test can see."
         ),
         Table(["skill", "difference", "points", f"{_percent(family.level)} interval", "p", "Holm p", "queries"], rows),
     ]
@@ -237,13 +247,16 @@ def _curve(findings: Findings) -> list[Block]:
     points = [(0, "bi" if plan.arms.get("bi") else "")]
     points += [(step, f"{curve.arm}@{step}") for step in curve.at_steps] + [(plan.adaptation.num_steps, curve.arm)]
     rows = [
-        [f"{step * plan.adaptation.step_tokens:,}", *(_score(findings.scores.get(name, {}).get(s)) for s in skills)]
+        [
+            f"{step * plan.adaptation.step_tokens:,}",
+            *(_score(first_seed_score(findings, name, skill)) for skill in skills),
+        ]
         for step, name in points
         if name
     ]
     return [
         Heading("Score against tokens of adaptation"),
-        Paragraph(f"`{curve.arm}`, fine-tuned alike from earlier states of its adaptation. Exploratory."),
+        Paragraph(f"`{curve.arm}`, fine-tuned alike from earlier states of its adaptation, first seed. Exploratory."),
         Table(["tokens", *skills], rows),
     ]
 
@@ -349,7 +362,7 @@ def _contamination(store: Store) -> list[Block]:
         kinds[finding["kind"], finding["task"]] = kinds.get((finding["kind"], finding["task"]), 0) + 1
     rows = [
         [
-            task + (MARK if facts["in_domain"] else ""),
+            task,
             f"{facts['num_texts']:,}",
             f"{100 * facts['mean_cover']:.1f} %",
             f"{100 * facts['max_cover']:.0f} %",
@@ -363,7 +376,8 @@ def _contamination(store: Store) -> list[Block]:
             f"{found['num_row_texts']:,} texts of training rows and {found['num_text_words']:,} words of adaptation "
             "text were compared with every test before any compute. A query, a (query, gold) pair, a gold document "
             "of which more than a fifth of the runs of 13 words occur, or a passkey or needle sentence stops the "
-            "study; gold documents of in-domain sets are counted instead."
+            "study; gold documents of sets that share them with training by design (package descriptions, abstracts) "
+            "are counted instead."
         ),
         Table(["task", "texts", "mean cover", "largest cover", "found"], rows),
     ]

@@ -29,10 +29,10 @@ class OutOfTime(KeyboardInterrupt):
 def chosen_rates(plan: StudyPlan, store: Store) -> dict[Attention, float]:
     """Attention -> learning rate with the best mean development score, where all values have been tried."""
     graph = make_graph(plan)
-    states = store.states(graph)
     chosen: dict[Attention, float] = {}
     for attention, by_value in rate_probes(plan).items():
-        if all(states[name].name == "done" for name in by_value.values()):
+        # A probe that is to run again keeps those waiting that train at its rate; the report reads what there is.
+        if all(store.is_current(graph, name) for name in by_value.values()):
             scores = {value: store.results_of(name) for value, name in by_value.items()}
             means = {value: sum(r.value for r in found.values()) / len(found) for value, found in scores.items()}
             # The smallest of equals, so that the choice does not depend on the order of the plan.

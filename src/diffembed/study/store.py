@@ -15,12 +15,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from diffembed.code import hash_code
 from diffembed.errors import CheckpointError, ConfigError, InputError, UnknownNameError
 from diffembed.evaluation.results import load_result
 from diffembed.evaluation.scoring import TaskResult
 from diffembed.evaluation.suites.named import HAY_FILE, SUITES, data_folder, find_suite
 from diffembed.provenance import atomic_folder, environment, hash_config, hash_file, hash_text, write_json
-from diffembed.study.code import hash_code
 from diffembed.study.graph import CODE, Graph, Node, ScoreConfig, config_key
 from diffembed.study.plan import suite_name
 from diffembed.training.config import AdaptConfig, TrainConfig
@@ -93,9 +93,14 @@ class Store:
         return ""
 
     def is_current(self, graph: Graph, name: str) -> bool:
-        """Whether a result belongs to the plan as it is, whatever became of the code and the data since."""
-        record = self.record(name)
-        return record is not None and record["config_key"] == config_key(graph, name)
+        """Whether a result belongs to the plan as it is, and to the model it was made from; code and data aside."""
+        record, parent = self.record(name), graph[name].parent
+        if record is None or record["config_key"] != config_key(graph, name):
+            return False
+        if parent is None:
+            return True
+        before = self.record(parent)
+        return before is not None and record["parent_key"] == before["key"] and self.is_current(graph, parent)
 
     def key(self, graph: Graph, node: Node) -> dict[str, Any]:
         """What a result made now would depend on, and the hash of it."""
@@ -112,8 +117,8 @@ class Store:
         return {**facts, "key": hash_config(facts)}
 
     def run_folder(self, node: Node, key: Mapping[str, Any]) -> Path:
-        """Where a node computes; another one as soon as anything it depends on changes."""
-        return self.runs / node.name / str(key["key"])
+        """Where a node computes; another one as soon as anything it depends on changes, or how often it saves."""
+        return self.runs / node.name / hash_config([key["key"], node.config])
 
     def model(self, node: Node) -> Path:
         """The folder of weights that a node starts from."""
@@ -121,7 +126,7 @@ class Store:
         folder = self.results / node.parent / node.weights
         if not (folder / "embedder.json").is_file():
             raise CheckpointError(
-                f"the weights of {node.parent} are not in {folder}; run it again: --only {node.parent}"
+                f"the weights of {node.parent} are not in {folder}; remove {folder.parent} to have it run again"
             )
         return folder
 
@@ -232,6 +237,17 @@ def hash_path(path: Path) -> str:
 @cache
 def _hash_file(path: str, size: int, changed_ns: int) -> str:
     return hash_file(path)[:16]
+
+
+def narrow_adapters(folder: Path) -> None:
+    """Turns every adapter below a folder into bfloat16, in which it is kept, scored and built upon."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    for path in sorted(folder.glob("*/adapter-*/adapter_model.safetensors")):
+        tensors = load_file(path)
+        if any(tensor.dtype != torch.bfloat16 for tensor in tensors.values()):
+            save_file({name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}, path, {"format": "pt"})
 
 
 def link_adapters(model: Path, parent: Path | None, final: Path) -> None:

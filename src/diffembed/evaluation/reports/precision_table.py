@@ -15,8 +15,9 @@ from diffembed.evaluation.statistics.significance import Interval, scores_interv
 from diffembed.evaluation.suites.named import find_suite, read_tasks
 from diffembed.evaluation.systems.recipes import group_names
 from diffembed.evaluation.systems.searching import PRECISIONS, RESCORED, DenseSystem, Precision
+from diffembed.evaluation.systems.vector_cache import vectors_folder
 from diffembed.evaluation.tasks import Task
-from diffembed.provenance import atomic_file, user_cache
+from diffembed.provenance import atomic_file
 
 SMALLEST_CUT = 64
 """Widths are halved down to here where none are named."""
@@ -89,7 +90,7 @@ def measure_precision(
     if not searched:
         raise ConfigError(f"suite {suite!r} has no retrieval task; precision is measured by what is found")
     (group,) = group_names([model])
-    system = group.open(max_tokens=chosen.max_tokens, dtype=dtype, cache_folder=user_cache() / "vectors", notify=notify)
+    system = group.open(max_tokens=chosen.max_tokens, dtype=dtype, cache_folder=vectors_folder(), notify=notify)
     if not isinstance(system, DenseSystem) or system.precision != "float32" or len(system.labels) != 1:
         raise ConfigError(f"{model} is no single dense system; name a model, a checkpoint folder or a hub id")
     whole = _score(system, searched, seed)

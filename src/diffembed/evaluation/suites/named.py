@@ -36,12 +36,19 @@ class TaskSpec:
     source: Source = "folder"
     place: str = ""
     """Path below the data folder; empty for generated tasks."""
-    in_domain: bool = False
-    """True where training rows of the same kind exist (marked in every table)."""
+    kin: tuple[str, ...] = ()
+    """Training sets of the same kind: their rows are no test texts, and yet a model trained on them is at home here."""
+    shares_documents: bool = False
+    """True where documents of the corpus stand in the rows of its kin by design; queries never do."""
     length: int = 0
     """Tokens per document of a generated task."""
     num_documents: int = 100
     num_queries: int = 50
+
+    @property
+    def in_domain(self) -> bool:
+        """Whether training rows of the same kind exist (marked in every table)."""
+        return bool(self.kin)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,8 +68,8 @@ class Suite:
     """Texts are cut here even where the model reads more; `None` leaves it to the model."""
 
 
-def _folder(name: str, place: str = "", *, in_domain: bool = False) -> TaskSpec:
-    return TaskSpec(name=name, place=place or f"eval/{name}", in_domain=in_domain)
+def _folder(name: str, place: str = "", *, kin: tuple[str, ...] = (), shares_documents: bool = False) -> TaskSpec:
+    return TaskSpec(name=name, place=place or f"eval/{name}", kin=kin, shares_documents=shares_documents)
 
 
 def _hidden(
@@ -80,14 +87,24 @@ def _hidden(
     )
 
 
+_SCIFACT = ("scifact", "scifact_stance_train")
 _LONG = (_folder("qmsum_longembed"),)
-_REASONING = (_folder("reasonaug_eval_p2i"), _folder("reasonaug_eval_p2ps"), _folder("theoremqa_q2q"))
+_REASONING = (
+    _folder("reasonaug_eval_p2i", kin=("reasonaug",)),
+    _folder("reasonaug_eval_p2ps", kin=("reasonaug",)),
+    _folder("theoremqa_q2q"),
+)
 _INSTRUCTION = (
-    _folder("debtags_instruct_eval", in_domain=True),
-    _folder("scifact_stance_eval", in_domain=True),
+    _folder("debtags_instruct_eval", kin=("debtags_instruct_train",), shares_documents=True),
+    _folder("scifact_stance_eval", kin=_SCIFACT, shares_documents=True),
 )
 _STSB = _folder("stsb_test", "eval/sts/stsb_test.tsv")
-_GENERAL = (_folder("scifact", in_domain=True), _folder("nq_qed"), _STSB, _folder("banking77"))
+_GENERAL = (
+    _folder("scifact", kin=_SCIFACT, shares_documents=True),
+    _folder("nq_qed", kin=("nq_qed",)),
+    _STSB,
+    _folder("banking77"),
+)
 _PASSKEY, _NEEDLE = _hidden("passkey", LONGEMBED_LENGTHS, 100, 50), _hidden("needle", LONGEMBED_LENGTHS, 100, 50)
 _UP_TO_4K, _UP_TO_8K = LONGEMBED_LENGTHS[:5], LONGEMBED_LENGTHS[:6]
 
@@ -140,30 +157,37 @@ SUITES: dict[str, Suite] = {
             name="dev-long",
             purpose="development",
             about="meetings and whole tales",
-            tasks=(_folder("qmsum_test"), _folder("fairytaleqa_story", in_domain=True)),
+            tasks=(_folder("qmsum_test"), _folder("fairytaleqa_story", kin=("fairytaleqa_train",))),
         ),
         Suite(
             name="dev-reasoning",
             purpose="development",
             about="30 of the 180 training concepts, set aside by seed",
             tasks=(
-                TaskSpec(name="concepts-p2i", source="concepts", place="train/reasonaug", in_domain=True),
-                TaskSpec(name="concepts-p2ps", source="concepts", place="train/reasonaug", in_domain=True),
+                TaskSpec(name="concepts-p2i", source="concepts", place="train/reasonaug", kin=("reasonaug",)),
+                TaskSpec(name="concepts-p2ps", source="concepts", place="train/reasonaug", kin=("reasonaug",)),
             ),
         ),
         Suite(
             name="dev-instruction",
             purpose="development",
             about="15 of the 97 training topics of Debian packages, set aside by seed",
-            tasks=(TaskSpec(name="topics", source="topics", place="train/debtags_instruct_train", in_domain=True),),
+            tasks=(
+                TaskSpec(
+                    name="topics",
+                    source="topics",
+                    place="train/debtags_instruct_train",
+                    kin=("debtags_instruct_train",),
+                ),
+            ),
         ),
         Suite(
             name="dev-general",
             purpose="development",
             about="paper titles, package questions, similarity",
             tasks=(
-                _folder("scitldr", in_domain=True),
-                _folder("debian_packages", in_domain=True),
+                _folder("scitldr", kin=("scitldr",)),
+                _folder("debian_packages", kin=("debian_packages",)),
                 _folder("stsb_dev", "eval/sts/stsb_dev.tsv.zst"),
             ),
         ),

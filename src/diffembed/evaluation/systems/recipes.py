@@ -154,6 +154,11 @@ def limited(embedder: "Embedder", max_tokens: int | None) -> "Embedder":
     """The same embedder reading at most `max_tokens`; itself where it reads no more already."""
     if max_tokens is None or max_tokens >= embedder.max_tokens:
         return embedder
+    return with_limit(embedder, max_tokens)
+
+
+def with_limit(embedder: "Embedder", max_tokens: int) -> "Embedder":
+    """The same embedder reading `max_tokens`, up to what its network reads."""
     return type(embedder)(
         embedder.backbone,
         pooling=embedder.pooling,

@@ -15,9 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diffembed.code import hash_code
 from diffembed.errors import CheckpointError, InputError
-from diffembed.provenance import atomic_file
+from diffembed.provenance import atomic_file, user_cache
 from diffembed.records import Vectors
+
+
+def vectors_folder() -> Path:
+    """Where vectors are kept on this machine: a folder for each state of the code that makes them."""
+    return user_cache() / "vectors" / hash_code("diffembed.embedding.embedder", "diffembed.evaluation.systems.echo")
 
 
 def hash_texts(texts: Sequence[str], kind: str) -> list[bytes]:

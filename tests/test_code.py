@@ -1,8 +1,9 @@
 """What a result depends on: the code that is imported, and no comment of it."""
 
 import ast
+from pathlib import Path
 
-from diffembed.study import code
+from diffembed import code
 from diffembed.study.graph import CODE
 
 
@@ -29,3 +30,25 @@ def test_comments_and_docstrings_leave_the_hash_as_it_is(monkeypatch, tmp_path):
     other = "# a note\nVALUE = 1\n\n\ndef f():\n    return VALUE  # here\n"
     assert code._essence(ast.parse(source)) == code._essence(ast.parse(other))
     assert code._essence(ast.parse(source)) != code._essence(ast.parse(source.replace("= 1", "= 2")))
+
+
+def test_tables_count_and_what_only_says_or_fetches_does_not(monkeypatch):
+    modules = ("diffembed.evaluation.suites.instructions", "diffembed.evaluation.results")
+    real, changed, seen = Path.read_text, "", set()
+
+    def read(path, **kwargs):
+        seen.add(path.name)
+        return real(path, **kwargs) + ("# another wording\n" if path.name == changed else "")
+
+    monkeypatch.setattr(Path, "read_text", read)
+    before = code.hash_code.__wrapped__(*modules)
+    assert "instructions.toml" in seen and not seen & {"expected.toml", "errors.py"}
+    changed = "instructions.py"
+    assert code.hash_code.__wrapped__(*modules) == before
+    changed = "instructions.toml"
+    assert code.hash_code.__wrapped__(*modules) != before
+
+
+def test_all_that_is_passed_over_exists():
+    for name in code.UNSEEN:
+        assert code._file(name).is_file() or code._file(name).with_suffix(".toml").is_file(), name
