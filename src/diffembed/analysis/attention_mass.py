@@ -26,6 +26,8 @@ QUERY_BLOCK = 128
 BANDS = ("past > 1000", "past 51-1000", "past 1-50", "itself", "future 1-50", "future 51-1000", "future > 1000")
 """Distance of the key from the query. 50 and 1,000 are the bounds of the paper's own analysis (its repository,
 attention_viz/viz.py)."""
+BAND_COLUMNS = ("< -1000", "to -51", "to -1", "0", "1 to", "51 to", "> 1000")
+"""`BANDS`, narrow enough for a terminal."""
 BOUNDS = (-1000, -50, 0, 1, 51, 1001)
 """Smallest distance (key - query) of the second and of every later band."""
 

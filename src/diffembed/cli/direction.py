@@ -65,7 +65,7 @@ def direction(
     json
         Print one JSON line per row.
     """
-    from diffembed.analysis.attention_mass import BANDS
+    from diffembed.analysis.attention_mass import BAND_COLUMNS
     from diffembed.analysis.direction_run import DirectionConfig, run_direction
     from diffembed.evaluation.run import EvaluateConfig
 
@@ -86,32 +86,36 @@ def direction(
         for row in found.rows:
             print_json(asdict(row))
         return
-    print_table(
-        ["task", "attention", "measure", "score", "95 % interval", "against trained", "p (Holm)"],
-        [
-            (
-                row.task,
-                row.variant,
-                row.measure,
-                f"{100 * row.score.value:.1f}",
-                f"{100 * row.score.low:.1f} to {100 * row.score.high:.1f}",
-                "" if row.against_trained is None else f"{100 * row.against_trained.difference.value:+.1f}",
-                "" if row.p_holm is None else f"{row.p_holm:.4f}",
-            )
-            for row in found.rows
-        ],
-        numbers=["score", "against trained", "p (Holm)"],
-    )
-    if found.mass is not None:
+    for name, measure in dict.fromkeys((row.task, row.measure) for row in found.rows):
+        print(f"{name}, {measure}")
         print_table(
-            ["layer", *BANDS, "entropy"],
+            ["attention", "score", "95 % interval", "against trained", "p (Holm)"],
             [
                 (
-                    f"{layer}{' window' if found.mass.is_sliding_L[layer] else ''}",
+                    row.variant,
+                    f"{100 * row.score.value:.1f}",
+                    f"{100 * row.score.low:.1f} to {100 * row.score.high:.1f}",
+                    "" if row.against_trained is None else f"{100 * row.against_trained.difference.value:+.1f}",
+                    "" if row.p_holm is None else f"{row.p_holm:.4f}",
+                )
+                for row in found.rows
+                if row.task == name
+            ],
+            numbers=["score", "against trained", "p (Holm)"],
+        )
+        print()
+    if found.mass is not None:
+        print("Share of attention in % by distance of the key in tokens, the past negative; mean over heads.")
+        print_table(
+            ["layer", *BAND_COLUMNS, "entropy"],
+            [
+                (
+                    f"{layer}{' ~' if found.mass.is_sliding_L[layer] else ''}",
                     *(f"{100 * share:.1f}" for share in found.mass.mass_LHB[layer].mean(0)),
                     f"{found.mass.entropy_LH[layer].mean():.2f}",
                 )
                 for layer in range(len(found.mass.mass_LHB))
             ],
-            numbers=[*BANDS, "entropy"],
+            numbers=[*BAND_COLUMNS, "entropy"],
         )
+        print("~ a sliding layer; entropy in nats")
