@@ -38,6 +38,7 @@ def test_equal_results_give_equal_bytes_and_one_changed_score_changes_them(copie
     assert write(plan, store, tmp_path, monkeypatch, "b") == first
     text = first[0].decode()
     assert text.splitlines()[2].startswith("This study is small and controlled: one network (tiny-gemma3)")
+    assert "## Where it was computed" in text and ": 9 nodes" in text
     assert "not 580 billion tokens" in text and "**Not finished" not in text and "(one seed)" in text
     folder = store.results / "evaluate-diffusion-s0" / "finding" / "finding"
     result = load_result(folder)

@@ -52,6 +52,7 @@ def make_blocks(findings: Findings, store: Store, *, command: str) -> list[Block
         *_exploratory(findings),
         *_rates(findings, store),
         *_cost(findings, store),
+        *_machines(findings),
         *_contamination(store),
     ]
 
@@ -349,6 +350,22 @@ def _cost(findings: Findings, store: Store) -> list[Block]:
             ["arm", "predicted in adaptation", "adapt, h", "fine-tune, h", "tokens/s", "evaluate, h", "PFLOP", "keys"],
             rows,
         ),
+    ]
+
+
+def _machines(findings: Findings) -> list[Block]:
+    """Processors and versions, and how many nodes each computed: more than one line is a difference between arms."""
+    counts: dict[str, int] = {}
+    for record in findings.records.values():
+        env = record["environment"]
+        versions = ", ".join(f"{name} {version}" for name, version in env["versions"].items())
+        name = f"{env['processor']}, {env['num_cores']} cores; {versions}"
+        counts[name] = counts.get(name, 0) + 1
+    if not counts:
+        return []
+    return [
+        Heading("Where it was computed"),
+        Items([f"{name}: {count} nodes" for name, count in sorted(counts.items())]),
     ]
 
 
