@@ -107,7 +107,7 @@ def verdicts(plan, *tests, untested=()):
 def test_verdicts_follow_from_intervals_and_corrected_p_values(make_plan):
     plan = make_plan()
     both = verdicts(plan, made("reasoning", "bi", 0.01, 0.03, 0.01), made("reasoning", "ar-cpt", 0.02, 0.06, 0.001))
-    assert both["reasoning"].verdict == "holds here" and both["general"].verdict == "not tested yet"
+    assert both["reasoning"].verdict == "holds here" and both["general"].verdict == "is not tested yet"
     part = verdicts(plan, made("reasoning", "bi", 0.01, 0.03, 0.2), made("reasoning", "ar-cpt", 0.02, 0.06, 0.001))
     assert part["reasoning"].verdict.startswith("holds in part")
     assert "allows anything from 1.0 points ahead to 3.0 points ahead" in part["reasoning"].reasons[0]

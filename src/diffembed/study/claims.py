@@ -65,7 +65,7 @@ def _read(test: SkillTest, *, parity: bool, margin: float, level: float) -> str:
 
 def _sum_up(readings: Sequence[str], is_incomplete: bool) -> str:
     if not readings:
-        return "not tested yet"
+        return "is not tested yet"
     held, failed = readings.count("holds"), readings.count("fails")
     if failed:
         verdict = (

@@ -65,10 +65,11 @@ def _what_it_is(plan: StudyPlan) -> str:
         f"{'low-rank adapters of rank ' + str(adaptation.lora.rank)}, " if adaptation is not None else ""
     )  # fmt: skip
     seeds = [len(arm.seeds) for arm in plan.arms.values()]
-    times = f"{min(seeds)}" if min(seeds) == max(seeds) else f"{min(seeds)} to {max(seeds)}"
+    times = f"{min(seeds)} to {max(seeds)} seeds" if min(seeds) < max(seeds) else f"{max(seeds)} seeds"
+    times = "one seed" if max(seeds) == 1 else times
     backbones = list(dict.fromkeys(plan.factors(arm)["backbone"] for arm in plan.arms))
     made = (
-        f"{plan.fine_tuning.num_steps} steps of fine-tuning on the same rows in the same order, {times} seeds an arm."
+        f"{plan.fine_tuning.num_steps} steps of fine-tuning on the same rows in the same order, {times} an arm."
     )
     if len(backbones) > 1:
         return (
