@@ -68,9 +68,7 @@ def _what_it_is(plan: StudyPlan) -> str:
     times = f"{min(seeds)} to {max(seeds)} seeds" if min(seeds) < max(seeds) else f"{max(seeds)} seeds"
     times = "one seed" if max(seeds) == 1 else times
     backbones = list(dict.fromkeys(plan.factors(arm)["backbone"] for arm in plan.arms))
-    made = (
-        f"{plan.fine_tuning.num_steps} steps of fine-tuning on the same rows in the same order, {times} an arm."
-    )
+    made = f"{plan.fine_tuning.num_steps} steps of fine-tuning on the same rows in the same order, {times} an arm."
     if len(backbones) > 1:
         return (
             f"{len(backbones)} networks ({', '.join(backbones)}), {adapted}{made} Networks of different pre-training "
