@@ -3,20 +3,16 @@
 Read `write_study`, then `make_blocks`. Every number and every verdict follows from `findings` and `claims`.
 """
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
 
 from diffembed.evaluation.statistics.significance import Interval
 from diffembed.provenance import atomic_file
+from diffembed.study.accounts import contamination_blocks, cost_blocks, machines_blocks, mean, rates_blocks
 from diffembed.study.claims import judge, p_text
-from diffembed.study.cost import predicted_share
 from diffembed.study.findings import Findings, SkillTest, find, first_seed_score, is_in_domain
 from diffembed.study.page import Block, Heading, Items, Paragraph, Table, render_html, render_markdown
 from diffembed.study.plan import StudyPlan
-from diffembed.study.run import chosen_rates
 from diffembed.study.store import Store
-from diffembed.training.config import AdaptConfig
 
 MARK = " \\*"
 SINGLE = " (one seed)"
@@ -50,10 +46,10 @@ def make_blocks(findings: Findings, store: Store, *, command: str) -> list[Block
         *_directions(findings),
         *_curve(findings),
         *_exploratory(findings),
-        *_rates(findings, store),
-        *_cost(findings, store),
-        *_machines(findings),
-        *_contamination(store),
+        *rates_blocks(findings, store),
+        *cost_blocks(findings, store),
+        *machines_blocks(findings),
+        *contamination_blocks(store),
     ]
 
 
@@ -180,7 +176,7 @@ def _tasks(findings: Findings) -> list[Block]:
         cut = max(
             (result.truncated_fraction or 0.0 for results in found.values() for result in results), default=0.0
         )  # fmt: skip
-        values = [f"{100 * _mean([r.value for r in results]):.1f}" if results else "-" for results in found.values()]
+        values = [f"{100 * mean([r.value for r in results]):.1f}" if results else "-" for results in found.values()]
         mark = MARK if is_in_domain(findings.plan, task) else ""
         rows.append([task + mark, main, f"{100 * cut:.0f} %", *values])
     if not rows:
@@ -202,7 +198,7 @@ def _lengths(findings: Findings) -> list[Block]:
             family, _, length = task.rpartition("-")
             if family in ("passkey", "needle") and length.isdigit():
                 values = [one[task].value for one in seeds if task in one]
-                found.setdefault((family, int(length)), {})[name] = _mean(values)
+                found.setdefault((family, int(length)), {})[name] = mean(values)
     if not found:
         return []
     rows = [
@@ -282,136 +278,11 @@ def _exploratory(findings: Findings) -> list[Block]:
     ]
 
 
-def _rates(findings: Findings, store: Store) -> list[Block]:
-    plan = findings.plan
-    if plan.learning_rates is None:
-        return []
-    chosen = chosen_rates(plan, store)
-    lines = [
-        f"{attention}: {chosen[attention]:g}" if attention in chosen else f"{attention}: not chosen yet"
-        for attention in plan.learning_rates.probes
-    ]
-    tried = ", ".join(f"{value:g}" for value in plan.learning_rates.values)
-    return [
-        Heading("Learning rates"),
-        Paragraph(f"Tried in each attention: {tried}; chosen on {', '.join(plan.learning_rates.suites)}."),
-        Items(lines),
-    ]
-
-
-def _cost(findings: Findings, store: Store) -> list[Block]:
-    plan = findings.plan
-    costs_path = store.results / "costs.json"
-    costs = json.loads(costs_path.read_text(encoding="utf-8"))["arms"] if costs_path.is_file() else {}
-    rows = []
-    for name, arm in plan.arms.items():
-        mine = [
-            (n, findings.records[n.name])
-            for n in findings.graph.values()
-            if n.arm == name and n.name in findings.records
-        ]
-        trains = [record for node, record in mine if node.kind == "train"]
-        scored = [record for node, record in mine if node.kind == "evaluate"]
-        adapt = findings.records.get(f"adapt-{arm.objective}")
-        config = findings.graph[f"adapt-{arm.objective}"].config if arm.objective != "none" else None
-        predicted = "-"
-        if isinstance(config, AdaptConfig) and plan.adaptation is not None:
-            read = plan.adaptation.num_steps * plan.adaptation.step_tokens
-            predicted = (
-                f"{read * predicted_share(config.objective, config.text.row_tokens) / 1e6:.2f} of {read / 1e6:.2f} M"
-            )
-        cost = costs.get(name, {})
-        rows.append(
-            [
-                name,
-                predicted,
-                "-" if adapt is None else _hours(adapt["seconds"]),
-                _hours(sum(r["seconds"] for r in trains)) if trains else "-",
-                f"{_mean([r['report']['tokens_per_s'] for r in trains]):,.0f}" if trains else "-",
-                _hours(sum(r["seconds"] for r in scored)) if scored else "-",
-                f"{cost['flops'] / 1e15:.2f}" if cost else "-",
-                f"{cost['keys_seen']:,}" if cost.get("keys_seen") else "-",
-            ]
-        )
-    sliding = (
-        " A sliding layer is no equal either: see the keys a token sees in it, on one side where attention is causal "
-        "and on both where it is bidirectional."
-        if any(cost.get("keys_seen") for cost in costs.values())
-        else ""
-    )
-    return [
-        Heading("Cost"),
-        Paragraph(
-            "Equal tokens are a control of the data, not of the compute: the objectives predict different shares of "
-            "what they read." + sliding + " PFLOP: adaptation and one fine-tuning, counted from the shapes."
-        ),
-        Table(
-            ["arm", "predicted in adaptation", "adapt, h", "fine-tune, h", "tokens/s", "evaluate, h", "PFLOP", "keys"],
-            rows,
-        ),
-    ]
-
-
-def _machines(findings: Findings) -> list[Block]:
-    """Processors and versions, and how many nodes each computed: more than one line is a difference between arms."""
-    counts: dict[str, int] = {}
-    for record in findings.records.values():
-        env = record["environment"]
-        versions = ", ".join(f"{name} {version}" for name, version in env["versions"].items())
-        name = f"{env['processor']}, {env['num_cores']} cores; {versions}"
-        counts[name] = counts.get(name, 0) + 1
-    if not counts:
-        return []
-    return [
-        Heading("Where it was computed"),
-        Items([f"{name}: {count} nodes" for name, count in sorted(counts.items())]),
-    ]
-
-
-def _contamination(store: Store) -> list[Block]:
-    path = store.results / "contamination.json"
-    if not path.is_file():
-        return []
-    found = json.loads(path.read_text(encoding="utf-8"))
-    kinds: dict[tuple[str, str], int] = {}
-    for finding in found["findings"]:
-        kinds[finding["kind"], finding["task"]] = kinds.get((finding["kind"], finding["task"]), 0) + 1
-    rows = [
-        [
-            task,
-            f"{facts['num_texts']:,}",
-            f"{100 * facts['mean_cover']:.1f} %",
-            f"{100 * facts['max_cover']:.0f} %",
-            ", ".join(f"{count} {kind}s" for (kind, other), count in sorted(kinds.items()) if other == task) or "none",
-        ]
-        for task, facts in found["tasks"].items()
-    ]
-    return [
-        Heading("What training has seen of the tests"),
-        Paragraph(
-            f"{found['num_row_texts']:,} texts of training rows and {found['num_text_words']:,} words of adaptation "
-            "text were compared with every test before any compute. A query, a (query, gold) pair, a gold document "
-            "of which more than a fifth of the runs of 13 words occur, or a passkey or needle sentence stops the "
-            "study; gold documents of sets that share them with training by design (package descriptions, abstracts) "
-            "are counted instead."
-        ),
-        Table(["task", "texts", "mean cover", "largest cover", "found"], rows),
-    ]
-
-
 def _score(interval: Interval | None) -> str:
     if interval is None:
         return "-"
     return f"{100 * interval.value:.1f} ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
 def _percent(level: float) -> str:
     return f"{100 * level:g} %"
-
-
-def _hours(seconds: float) -> str:
-    return f"{seconds / 3600:.2f}"

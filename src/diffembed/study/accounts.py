@@ -1,0 +1,143 @@
+"""The accounts of a study: learning rates, cost, machines, and what training has seen of the tests.
+
+Read `cost_blocks`. The last sections of the report, made like all of it from stored results alone.
+"""
+
+import json
+from collections.abc import Sequence
+
+from diffembed.study.cost import predicted_share
+from diffembed.study.findings import Findings
+from diffembed.study.page import Block, Heading, Items, Paragraph, Table
+from diffembed.study.run import chosen_rates
+from diffembed.study.store import Store
+from diffembed.training.config import AdaptConfig
+
+
+def rates_blocks(findings: Findings, store: Store) -> list[Block]:
+    """The learning rates that were tried and chosen."""
+    plan = findings.plan
+    if plan.learning_rates is None:
+        return []
+    chosen = chosen_rates(plan, store)
+    lines = [
+        f"{attention}: {chosen[attention]:g}" if attention in chosen else f"{attention}: not chosen yet"
+        for attention in plan.learning_rates.probes
+    ]
+    tried = ", ".join(f"{value:g}" for value in plan.learning_rates.values)
+    return [
+        Heading("Learning rates"),
+        Paragraph(f"Tried in each attention: {tried}; chosen on {', '.join(plan.learning_rates.suites)}."),
+        Items(lines),
+    ]
+
+
+def cost_blocks(findings: Findings, store: Store) -> list[Block]:
+    """Tokens, hours and FLOPs of each arm."""
+    plan = findings.plan
+    costs_path = store.results / "costs.json"
+    costs = json.loads(costs_path.read_text(encoding="utf-8"))["arms"] if costs_path.is_file() else {}
+    rows = []
+    for name, arm in plan.arms.items():
+        mine = [
+            (n, findings.records[n.name])
+            for n in findings.graph.values()
+            if n.arm == name and n.name in findings.records
+        ]
+        trains = [record for node, record in mine if node.kind == "train"]
+        scored = [record for node, record in mine if node.kind == "evaluate"]
+        adapt = findings.records.get(f"adapt-{arm.objective}")
+        config = findings.graph[f"adapt-{arm.objective}"].config if arm.objective != "none" else None
+        predicted = "-"
+        if isinstance(config, AdaptConfig) and plan.adaptation is not None:
+            read = plan.adaptation.num_steps * plan.adaptation.step_tokens
+            predicted = (
+                f"{read * predicted_share(config.objective, config.text.row_tokens) / 1e6:.2f} of {read / 1e6:.2f} M"
+            )
+        cost = costs.get(name, {})
+        rows.append(
+            [
+                name,
+                predicted,
+                "-" if adapt is None else _hours(adapt["seconds"]),
+                _hours(sum(r["seconds"] for r in trains)) if trains else "-",
+                f"{mean([r['report']['tokens_per_s'] for r in trains]):,.0f}" if trains else "-",
+                _hours(sum(r["seconds"] for r in scored)) if scored else "-",
+                f"{cost['flops'] / 1e15:.2f}" if cost else "-",
+                f"{cost['keys_seen']:,}" if cost.get("keys_seen") else "-",
+            ]
+        )
+    sliding = (
+        " A sliding layer is no equal either: see the keys a token sees in it, on one side where attention is causal "
+        "and on both where it is bidirectional."
+        if any(cost.get("keys_seen") for cost in costs.values())
+        else ""
+    )
+    return [
+        Heading("Cost"),
+        Paragraph(
+            "Equal tokens are a control of the data, not of the compute: the objectives predict different shares of "
+            "what they read." + sliding + " PFLOP: adaptation and one fine-tuning, counted from the shapes."
+        ),
+        Table(
+            ["arm", "predicted in adaptation", "adapt, h", "fine-tune, h", "tokens/s", "evaluate, h", "PFLOP", "keys"],
+            rows,
+        ),
+    ]
+
+
+def machines_blocks(findings: Findings) -> list[Block]:
+    """Processors and versions, and how many nodes each computed: more than one line is a difference between arms."""
+    counts: dict[str, int] = {}
+    for record in findings.records.values():
+        env = record["environment"]
+        versions = ", ".join(f"{name} {version}" for name, version in env["versions"].items())
+        name = f"{env['processor']}, {env['num_cores']} cores; {versions}"
+        counts[name] = counts.get(name, 0) + 1
+    if not counts:
+        return []
+    return [
+        Heading("Where it was computed"),
+        Items([f"{name}: {count} nodes" for name, count in sorted(counts.items())]),
+    ]
+
+
+def contamination_blocks(store: Store) -> list[Block]:
+    """What training holds of the tests."""
+    path = store.results / "contamination.json"
+    if not path.is_file():
+        return []
+    found = json.loads(path.read_text(encoding="utf-8"))
+    kinds: dict[tuple[str, str], int] = {}
+    for finding in found["findings"]:
+        kinds[finding["kind"], finding["task"]] = kinds.get((finding["kind"], finding["task"]), 0) + 1
+    rows = [
+        [
+            task,
+            f"{facts['num_texts']:,}",
+            f"{100 * facts['mean_cover']:.1f} %",
+            f"{100 * facts['max_cover']:.0f} %",
+            ", ".join(f"{count} {kind}s" for (kind, other), count in sorted(kinds.items()) if other == task) or "none",
+        ]
+        for task, facts in found["tasks"].items()
+    ]
+    return [
+        Heading("What training has seen of the tests"),
+        Paragraph(
+            f"{found['num_row_texts']:,} texts of training rows and {found['num_text_words']:,} words of adaptation "
+            "text were compared with every test before any compute. A query, a (query, gold) pair, a gold document "
+            "of which more than a fifth of the runs of 13 words occur, or a passkey or needle sentence stops the "
+            "study; gold documents of sets that share them with training by design (package descriptions, abstracts) "
+            "are counted instead."
+        ),
+        Table(["task", "texts", "mean cover", "largest cover", "found"], rows),
+    ]
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:.2f}"
+
+
+def mean(values: Sequence[float]) -> float:
+    """Of at least one value."""
+    return sum(values) / len(values)
