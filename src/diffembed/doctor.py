@@ -217,6 +217,8 @@ def _weights(spec: ModelSpec) -> str:
         return "built in"
     if spec.source == "hub":
         return "on the hub"
+    if spec.base is not None:
+        return _weights(MODELS[spec.base])
     if importlib.util.find_spec(spec.location) is not None:
         return "installed"
     return f"extra {spec.extra}" if spec.extra else "not installed"

@@ -8,7 +8,7 @@ import torch
 
 from diffembed import Embedder
 from diffembed.backbones.loading import load_backbone
-from diffembed.embedding.lora import merge_lora
+from diffembed.embedding.lora import join_lora, merge_lora
 from diffembed.errors import CheckpointError
 
 peft = pytest.importorskip("peft")
@@ -38,6 +38,30 @@ def test_equals_peft(adapter):
         torch.testing.assert_close(value, want.state_dict()[key], atol=1e-6, rtol=1e-5)
         changed += not torch.equal(value, before[key])
     assert changed == 14
+
+
+def test_joined_adapters_change_what_each_changes(adapter, tmp_path):
+    """Of other rank and scale, rank-stabilised too; PEFT reads the result."""
+    other = load_backbone("tiny-qwen2", dtype="float32")
+    config = peft.LoraConfig(r=2, lora_alpha=6, use_rslora=True, target_modules=SEVEN, init_lora_weights=False)
+    peft.get_peft_model(other.model, config).save_pretrained(tmp_path / "other")
+    want = load_backbone("tiny-qwen2", dtype="float32").model
+    for folder in (adapter[0], tmp_path / "other"):
+        merge_lora(want, folder)
+    join_lora([adapter[0], tmp_path / "other"], tmp_path / "joined")
+    body = load_backbone("tiny-qwen2", dtype="float32").model
+    merge_lora(body, tmp_path / "joined")
+    theirs = peft.PeftModel.from_pretrained(load_backbone("tiny-qwen2", dtype="float32").model, tmp_path / "joined")
+    for found in (body, theirs.merge_and_unload()):
+        for key, value in want.state_dict().items():
+            torch.testing.assert_close(found.state_dict()[key], value, atol=1e-6, rtol=1e-5)
+
+
+def test_adapters_of_other_weights_are_not_joined(adapter, tmp_path):
+    config = peft.LoraConfig(r=2, target_modules=SEVEN[:3])
+    peft.get_peft_model(load_backbone("tiny-qwen2").model, config).save_pretrained(tmp_path / "few")
+    with pytest.raises(CheckpointError, match=r"do not change the same weights, first .*(o|gate|up|down)_proj"):
+        join_lora([adapter[0], tmp_path / "few"], tmp_path / "joined")
 
 
 def test_adapter_of_another_model_is_refused(adapter):

@@ -1,9 +1,12 @@
 """Counts against direct enumeration."""
 
+from pathlib import Path
+
 import pytest
 
 from diffembed.objectives.schedules import SCHEDULES
 from diffembed.study.cost import arm_costs, keys_in_window, mean_keys, predicted_share
+from diffembed.study.plan import load_plan
 from diffembed.training.config import ObjectiveConfig
 
 
@@ -45,3 +48,20 @@ def test_arms_cost_what_their_factors_make_them_cost(make_plan):
     assert costs["diffusion"].predicted_tokens == pytest.approx(512, rel=0.01)
     assert costs["ar-cpt"].tune_tokens == costs["bi"].tune_tokens > 0
     assert costs["ar-cpt"].tune_flops < costs["bi"].tune_flops == costs["diffusion"].tune_flops
+
+
+def test_the_paper_s_study_is_planned_without_the_hub(monkeypatch):
+    """Its networks are known by shape; its rows are not here, so each counts as long as the limits allow."""
+    plan = load_plan(Path(__file__).parents[2] / "recipes" / "study" / "paper-7b.yaml")
+    monkeypatch.setattr("diffembed.training.plan.hub_answers", lambda: False)
+    costs = {cost.arm: cost for cost in arm_costs(plan)}
+    assert set(costs) == set(plan.arms)
+    batch, steps = plan.fine_tuning.batch, plan.fine_tuning.num_steps
+    texts = 1 + 1 + plan.fine_tuning.loss.num_negatives
+    longest = batch.rows * (batch.query_max_tokens + (texts - 1) * batch.document_max_tokens)
+    for cost in costs.values():
+        assert cost.adapt_tokens == 0 and 0 < cost.tune_tokens <= steps * longest
+        assert any("the hub does not answer" in note for note in cost.notes)
+    # The same network, opened: it looks at more keys. An 8B one costs more than a 7B one.
+    assert costs["qwen-causal"].tune_flops < costs["qwen"].tune_flops == costs["dream"].tune_flops
+    assert costs["qwen"].tune_flops < costs["llada"].tune_flops and costs["llada"].peak_bytes > 16e9

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from diffembed.analysis.paper import PaperRow, PaperTable, average_of, find_row, find_table
 from diffembed.backbones.registry import MODELS
-from diffembed.embedding.checkpoint import is_checkpoint, load_config
+from diffembed.embedding.checkpoint import checkpoint_folder, load_config
 from diffembed.errors import ConfigError, InputError
 from diffembed.evaluation.hub.longembed import make_columns
 from diffembed.evaluation.reports.summary import SummaryRow
@@ -194,7 +194,8 @@ def _is_backbone(checkpoint: str, backbone: str) -> bool:
     """Whether a checkpoint is made of the recipe's backbone, under its short name or its hub id."""
     if not backbone:
         return False
-    base = load_config(Path(checkpoint)).base if is_checkpoint(checkpoint) else checkpoint
+    folder = checkpoint_folder(checkpoint)
+    base = checkpoint if folder is None else load_config(folder).base
     spec = MODELS.get(backbone)
     return base in (backbone, spec.location if spec is not None else backbone)
 

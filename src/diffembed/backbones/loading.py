@@ -97,6 +97,10 @@ def load_backbone(
     torch_dtype = pick_dtype(dtype, torch_device)
     register_kernel()
     spec = find_model(name)
+    if spec is not None and spec.source == "shipped":
+        raise CheckpointError(
+            f"{name} is an embedder; load it with Embedder.load, or name the language model below it, {spec.base}"
+        )
     if spec is not None and spec.source == "tiny":
         body, tokenizer, facts = _load_tiny(spec, attention, torch_dtype, kernel)
     else:
@@ -122,13 +126,18 @@ def load_backbone(
 
 
 def locate(name: str, spec: ModelSpec | None, *, revision: str | None = None, allow_remote_code: bool = False) -> Path:
-    """The folder that holds the weights of a name, a path or a hub id; fetched, unpacked or converted on first use."""
+    """The folder that holds the weights of a name, a path or a hub id; fetched, unpacked or converted on first use.
+
+    Of a shipped embedder: the folder of its language model.
+    """
     if spec is not None and spec.source == "gguf-package":
         from diffembed.backbones.gguf import native_folder
 
         return native_folder(spec)
     if spec is not None and spec.source == "package":
         return _package_folder(spec)
+    if spec is not None and spec.base is not None:
+        return locate(spec.base, find_model(spec.base))
     path = Path(name).expanduser()
     if spec is None and (path.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1):
         if not path.is_dir():

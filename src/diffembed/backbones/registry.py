@@ -63,13 +63,16 @@ class ModelSpec:
     """A one-word name and where its weights come from."""
 
     name: str
-    source: Literal["tiny", "gguf-package", "package", "hub"]
+    source: Literal["tiny", "gguf-package", "package", "hub", "shipped"]
+    """`shipped`: an embedder whose adapters come with this package, on the weights of `base`."""
     family: str
     summary: str
     """One line for `diffembed models`."""
     licence: str
     location: str = ""
-    """Package or hub id; empty for `tiny`."""
+    """Package or hub id; empty for `tiny` and `shipped`."""
+    base: str | None = None
+    """Name of the model that a shipped embedder's adapters belong to."""
     revision: str | None = None
     """Pinned hub revision; `None` where the newest is meant."""
     sha256: str | None = None

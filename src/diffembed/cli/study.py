@@ -1,4 +1,4 @@
-"""`diffembed study run | status | report`."""
+"""`diffembed study run | status | report | ship`."""
 
 import shlex
 import sys
@@ -143,6 +143,50 @@ def report(
         print_json({"page": str(out), "html": str(html), "done": done, "nodes": total})
         return
     print(f"{out}, {html}: {done} of {total} nodes have results")
+
+
+@app.command
+def ship(
+    plan: Path,
+    /,
+    *,
+    out: Annotated[Path, Parameter(name=["--out", "-o"])] = Path("src/diffembed/shipped"),
+    set: Set = None,
+    json: Json = False,
+) -> None:
+    """Write the models of a finished study for users: one adapter each, with settings and a card.
+
+    An older model of the same name is replaced. Nothing is trained or scored.
+
+    For example:
+        diffembed study ship recipes/study/gemma-3-270m-small.yaml --out shipped
+
+    Parameters
+    ----------
+    plan
+        A YAML file with a section `shipped`.
+    out
+        The folder below which each model gets one; the default is where this package looks for its own.
+    set
+        Set a field over the file: section.field=value; may be repeated.
+    json
+        Print one JSON line per model.
+    """
+    from dataclasses import asdict
+
+    from diffembed.study.plan import load_plan
+    from diffembed.study.ship import ship as write_models
+    from diffembed.study.store import Store
+
+    found = load_plan(plan, set or [])
+    for model in write_models(found, Store(found.name), out):
+        if json:
+            print_json({**asdict(model), "folder": str(model.folder)})
+            continue
+        print(
+            f"{model.folder}: from {model.node}, rank {model.rank}, {model.num_bytes / 1e6:.1f} MB, "
+            f"{model.num_scores} tasks on its card"
+        )
 
 
 def _print_states(plan: "StudyPlan", store: "Store", *, json: bool) -> None:

@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diffembed.backbones.registry import Attention
+from diffembed.backbones.registry import MODELS, Attention
 from diffembed.embedding.text import TextTemplate
 from diffembed.errors import CheckpointError
 
 CONFIG_FILE = "embedder.json"
+SHIPPED = Path(__file__).parents[1] / "shipped"
+"""Checkpoints that come with this package, each in a folder of its name."""
 FORMAT = 1
 
 
@@ -47,9 +49,12 @@ class EmbedderConfig:
         return {"format": FORMAT, **dataclasses.asdict(self), "adapters": list(self.adapters)}
 
 
-def is_checkpoint(name: str) -> bool:
-    """True if `name` is a folder with an embedder.json."""
-    return (Path(name) / CONFIG_FILE).is_file()
+def checkpoint_folder(name: str) -> Path | None:
+    """The checkpoint of a shipped model, or of a folder with an embedder.json; None for everything else."""
+    spec = MODELS.get(name)
+    if spec is not None:
+        return SHIPPED / name if spec.source == "shipped" else None
+    return Path(name) if (Path(name) / CONFIG_FILE).is_file() else None
 
 
 def load_config(folder: Path) -> EmbedderConfig:

@@ -21,7 +21,7 @@ from diffembed.embedding.checkpoint import (
     CONFIG_FILE,
     EmbedderConfig,
     base_location,
-    is_checkpoint,
+    checkpoint_folder,
     load_config,
     read_sentence_transformers,
     relative_base,
@@ -112,8 +112,9 @@ class Embedder:
             "allow_remote_code": allow_remote_code,
             "revision": revision,
         }
-        if is_checkpoint(name):
-            embedder = cls._load_checkpoint(Path(name), attention, pooling, template, max_tokens, loading)
+        checkpoint = checkpoint_folder(name)
+        if checkpoint is not None:
+            embedder = cls._load_checkpoint(checkpoint, attention, pooling, template, max_tokens, loading)
         else:
             spec = find_model(name)
             stored = {}

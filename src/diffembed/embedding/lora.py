@@ -1,17 +1,22 @@
 """LoRA weights merged into a network, without the library that trained them.
 
-Read `merge_lora`. It reads the folder PEFT writes, so that using an adapter needs no training library.
+Read `merge_lora`, and `join_lora` for several adapters as one. It reads the folder
+PEFT writes, so that using an adapter needs no training library.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from diffembed.errors import CheckpointError
+from diffembed.provenance import write_json
 
+WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 # Settings that change the arithmetic; an adapter that uses one is refused rather than merged wrongly.
 UNREAD = ("use_dora", "modules_to_save", "alpha_pattern", "rank_pattern", "layer_replication", "lora_bias")
@@ -25,21 +30,10 @@ def merge_lora(body: Any, folder: Path) -> None:
     Source: LoRA (arXiv 2106.09685); scale = alpha / r, or alpha / sqrt(r) where `use_rslora` is set.
     """
     config = read_config(folder)
-    scale = config["lora_alpha"] / (config["r"] ** 0.5 if config.get("use_rslora") else config["r"])
-    tensors = load_file(folder / "adapter_model.safetensors")
-    names = sorted({key.rsplit(".lora_", 1)[0] for key in tensors if ".lora_" in key})
-    unknown = sorted(key for key in tensors if ".lora_" not in key)
-    if unknown or not names:
-        raise CheckpointError(
-            f"{folder} holds {unknown[0] if unknown else 'no tensor'}; only LoRA weights can be merged"
-        )
-    for name in names:
+    scale = _scale(config)
+    for name, (low_rD, high_Dr) in _read_pairs(folder).items():
         path = _module_path(body, name.removeprefix(PREFIX), folder)
         module = body.get_submodule(path)
-        try:
-            low_rD, high_Dr = tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"]
-        except KeyError as error:
-            raise CheckpointError(f"{folder} lacks the tensor {error.args[0]!r}") from error
         # GPT-2 stores its linear layers transposed (Conv1D); PEFT marks that as fan_in_fan_out.
         delta = (high_Dr.float() @ low_rD.float()) * scale
         delta = delta.T if config.get("fan_in_fan_out") else delta
@@ -51,10 +45,55 @@ def merge_lora(body: Any, folder: Path) -> None:
         module.weight.copy_((module.weight.float() + delta.to(module.weight.device)).to(module.weight.dtype))
 
 
+def join_lora(folders: Sequence[Path], out: Path) -> None:
+    """Writes one LoRA folder that changes every weight by the sum of what the given ones change.
+
+    Ranks add up: A is stacked, scale * B stands side by side, and the scale is 1. Exact but for the rounding of
+    scale * B to the stored number format, which a scale that is a power of two does not need.
+    Raises CheckpointError when the adapters do not change the same weights.
+    """
+    configs = [read_config(folder) for folder in folders]
+    pairs = [_read_pairs(folder) for folder in folders]
+    for folder, other in zip(folders[1:], pairs[1:], strict=True):
+        if odd := sorted(other.keys() ^ pairs[0].keys()):
+            raise CheckpointError(f"{folder} and {folders[0]} do not change the same weights, first {odd[0]!r}")
+    joined: dict[str, Tensor] = {}
+    for name in pairs[0]:
+        joined[f"{name}.lora_A.weight"] = torch.cat([found[name][0] for found in pairs])
+        highs = [
+            (found[name][1].float() * _scale(config)).to(found[name][1].dtype)
+            for config, found in zip(configs, pairs, strict=True)
+        ]
+        joined[f"{name}.lora_B.weight"] = torch.cat(highs, dim=1)
+    rank = sum(config["r"] for config in configs)
+    out.mkdir(parents=True)
+    save_file(joined, out / WEIGHTS, metadata={"format": "pt"})
+    write_json(out / "adapter_config.json", {**configs[0], "r": rank, "lora_alpha": rank, "use_rslora": False})
+
+
+def _scale(config: dict[str, Any]) -> float:
+    return float(config["lora_alpha"] / (config["r"] ** 0.5 if config.get("use_rslora") else config["r"]))
+
+
+def _read_pairs(folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
+    """Name of a weight, as stored -> (A [r, in], B [out, r])."""
+    tensors = load_file(folder / WEIGHTS)
+    names = sorted({key.rsplit(".lora_", 1)[0] for key in tensors if ".lora_" in key})
+    unknown = sorted(key for key in tensors if ".lora_" not in key)
+    if unknown or not names:
+        raise CheckpointError(
+            f"{folder} holds {unknown[0] if unknown else 'no tensor'}; only LoRA weights can be merged"
+        )
+    try:
+        return {name: (tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"]) for name in names}
+    except KeyError as error:
+        raise CheckpointError(f"{folder} lacks the tensor {error.args[0]!r}") from error
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """adapter_config.json of a LoRA folder. Raises CheckpointError for a missing or another kind of adapter."""
     path = folder / "adapter_config.json"
-    if not path.exists() or not (folder / "adapter_model.safetensors").exists():
+    if not path.exists() or not (folder / WEIGHTS).exists():
         raise CheckpointError(
             f"{folder} is not a LoRA folder: adapter_config.json and adapter_model.safetensors expected"
         )

@@ -171,7 +171,7 @@ def is_in_domain(plan: StudyPlan, task: str) -> bool:
     """Whether the plan trains on rows of the same kind."""
     trained = {name for source in plan.fine_tuning.data.sources for name in source.sets or (source.name,)}
     return any(
-        spec.name == task and not trained.isdisjoint(spec.kin) for suite in plan.evaluation.suites if suite in SUITES
+        spec.name == task and not trained.isdisjoint(spec.kin) for suite in plan.test_suites if suite in SUITES
         for spec in SUITES[suite].tasks
     )  # fmt: skip
 

@@ -14,6 +14,7 @@ from diffembed.study.plan import Objective, StudyPlan
 from diffembed.training.config import AdaptConfig, ModelConfig, ObjectiveConfig, RunConfig, TrainConfig
 
 Kind = Literal["adapt", "train", "evaluate", "direction"]
+FURTHER_SEED = 1_000
 PLACE = "-"
 """Stands in a config for the folder of the run, which is no part of what it computes."""
 CODE: Mapping[Kind, tuple[str, ...]] = {
@@ -108,7 +109,7 @@ def ancestors(graph: Graph, name: str) -> list[str]:
 def make_graph(plan: StudyPlan, rates: Mapping[Attention, float] | None = None) -> dict[str, Node]:
     """Every node of a study. rates: attention -> learning rate chosen so far; runs of other attentions wait."""
     nodes = [*_adaptations(plan), *_rate_probes(plan), *_arms(plan, rates or {}), *_curve(plan, rates or {})]
-    nodes += _baselines(plan)
+    nodes += [*_shipped(plan, rates or {}), *_baselines(plan)]
     order: Mapping[Kind, int] = {"adapt": 0, "train": 1, "evaluate": 2, "direction": 3}
     probes = {node.name for node in _rate_probes(plan)}
     nodes.sort(key=lambda node: (node.kind != "adapt", node.name not in probes, order[node.kind]))
@@ -198,6 +199,31 @@ def _curve(plan: StudyPlan, rates: Mapping[Attention, float]) -> list[Node]:
             arm=f"{name}@{step}",
         )
         nodes += [train, _evaluate(plan, f"evaluate-{name}@{step}", train.name, arm=train.arm, seed=arm.seeds[0])]
+    return nodes
+
+
+def shipped_node(plan: StudyPlan, name: str) -> str:
+    """The train node whose model is shipped under a name."""
+    assert plan.shipped is not None
+    arm = plan.shipped.models[name]
+    return f"train-{name}" if plan.shipped.further_steps else f"train-{arm}-s{plan.arms[arm].seeds[0]}"
+
+
+def _shipped(plan: StudyPlan, rates: Mapping[Attention, float]) -> list[Node]:
+    shipped, nodes = plan.shipped, []
+    if shipped is None or not shipped.further_steps:
+        return []
+    for name, arm in shipped.models.items():
+        seed = plan.arms[arm].seeds[0]
+        rate, waits_for = _rate(plan, plan.arms[arm].attention, rates)
+        first = _train(plan, arm, seed, rate, waits_for)
+        assert isinstance(first.config, TrainConfig)
+        # Seeds of arms are small: no other run reads its rows in this order.
+        run = replace(first.config.run, seed=seed + FURTHER_SEED, schedule_steps=shipped.further_steps)
+        config = replace(first.config, batch=shipped.batch or first.config.batch, run=run)
+        train = Node(name=shipped_node(plan, name), kind="train", config=config, parent=first.name, arm=name, seed=seed)
+        score = _score(plan, shipped.suites or plan.evaluation.suites)
+        nodes += [train, Node(name=f"evaluate-{name}", kind="evaluate", config=score, parent=train.name, arm=name)]
     return nodes
 
 

@@ -185,6 +185,30 @@ class CurvePlan:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ShippedPlan:
+    """Models for users: `diffembed study ship` joins the adapters of each into one and writes its card."""
+
+    models: Mapping[str, str]
+    """Name that a user types -> the arm it comes from, at its first seed."""
+    licences: Mapping[str, str]
+    """Set of rows or file of text, without its endings -> licence; whatever training read needs one."""
+    further_steps: int = 0
+    """Steps that each is trained on for, on rows in another order; 0 ships the arm as it is."""
+    batch: BatchConfig | None = None
+    """How much is read per further step; none takes that of fine_tuning."""
+    suites: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Test suite -> tasks that models trained on are scored on; empty takes those of evaluation."""
+
+    def __post_init__(self) -> None:
+        _check(self.further_steps >= 0, f"further_steps is {self.further_steps}; it must not be negative")
+        _check(bool(self.models), "models is empty; name at least one, or leave shipped out")
+        for name in self.models:
+            _check(Path(name).name == name and "@" not in name, f"model {name!r} must be a folder's name without @")
+        idle = self.further_steps == 0 and (self.batch is not None or bool(self.suites))
+        _check(not idle, "batch and suites have no effect without further_steps")
+
+
+@dataclass(frozen=True, kw_only=True)
 class FamilyPlan:
     """The comparisons that are fixed before any result; all others are exploratory."""
 
@@ -230,6 +254,8 @@ class StudyPlan:
     """Attention ablation; null for none."""
     curve: CurvePlan | None = None
     """Score against adaptation; null for none."""
+    shipped: ShippedPlan | None = None
+    """What users get; null for nothing."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of the networks in every node: a study that measures it anew in each would mix two."""
     gradient_checkpointing: bool = False
@@ -264,6 +290,16 @@ class StudyPlan:
         """The adaptations there are, each once."""
         return tuple(dict.fromkeys(arm.objective for arm in self.arms.values() if arm.objective != "none"))
 
+    @property
+    def test_suites(self) -> dict[str, tuple[str, ...]]:
+        """Suite -> tasks, empty for all, of everything that any model of the study is scored on."""
+        found = dict(self.evaluation.suites)
+        for suite, tasks in (self.shipped.suites if self.shipped is not None else {}).items():
+            before = found.get(suite)
+            is_whole = not tasks or before == ()
+            found[suite] = () if is_whole else tuple(dict.fromkeys((*(before or ()), *tasks)))
+        return found
+
     def mentioned(self) -> Iterator[tuple[str, str]]:
         """(field, arm) of every mention of an arm."""
         yield "primary.subject", self.primary.subject
@@ -274,6 +310,8 @@ class StudyPlan:
             yield from (("direction.arms", name) for name in self.direction.arms)
         if self.curve is not None:
             yield "curve.arm", self.curve.arm
+        if self.shipped is not None:
+            yield from (("shipped.models", name) for name in self.shipped.models.values())
 
     def _check_control(self, name: str, arm: ArmConfig) -> None:
         assert arm.control is not None
@@ -365,6 +403,8 @@ def _suites(plan: StudyPlan) -> Iterator[tuple[str, Mapping[str, tuple[str, ...]
     yield "evaluation.suites", plan.evaluation.suites, "test"
     if plan.direction is not None:
         yield "direction.suites", plan.direction.suites, "test"
+    if plan.shipped is not None:
+        yield "shipped.suites", plan.shipped.suites, "test"
     if plan.learning_rates is not None:
         yield "learning_rates.suites", plan.learning_rates.suites, "development"
 

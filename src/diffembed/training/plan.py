@@ -137,11 +137,12 @@ def load_tokenizer(name: str) -> Any:
     from diffembed.backbones.loading import locate
     from diffembed.backbones.registry import find_model
     from diffembed.backbones.tiny import build_tokenizer
-    from diffembed.embedding.checkpoint import base_location, is_checkpoint, load_config
+    from diffembed.embedding.checkpoint import base_location, checkpoint_folder, load_config
 
     name = resolve_name(name)
-    if is_checkpoint(name):
-        return load_tokenizer(base_location(load_config(Path(name)), Path(name)))
+    folder = checkpoint_folder(name)
+    if folder is not None:
+        return load_tokenizer(base_location(load_config(folder), folder))
     spec = find_model(name)
     if spec is not None and spec.source == "tiny":
         return build_tokenizer()

@@ -5,11 +5,10 @@ Read `shape_of`. The config itself comes from `backbones/shapes.py`.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from diffembed.backbones.shapes import native_config
-from diffembed.embedding.checkpoint import base_location, is_checkpoint, load_config
+from diffembed.embedding.checkpoint import base_location, checkpoint_folder, load_config
 from diffembed.errors import CheckpointError
 
 
@@ -56,8 +55,8 @@ def shape_of(name: str) -> Shape:
 
     Raises CheckpointError for an architecture whose config lacks a dimension, UnknownNameError for an unknown name.
     """
-    if is_checkpoint(name):
-        folder = Path(name)
+    folder = checkpoint_folder(name)
+    if folder is not None:
         return shape_of(base_location(load_config(folder), folder))
     return _shape(native_config(name).to_dict(), name)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from diffembed.embedding.checkpoint import is_checkpoint
+from diffembed.embedding.checkpoint import checkpoint_folder
 from diffembed.embedding.text import TextTemplate
 from diffembed.errors import ConfigError, UnknownNameError
 from diffembed.evaluation.systems.baselines import RandomEncoder
@@ -142,7 +142,7 @@ def _recipe_group(recipe: str, rest: str) -> SystemGroup:
             raise ConfigError(f"the recipe {known} sets attention and pooling itself; write {known}@{spec.model}")
         if not spec.is_language_model:
             raise ConfigError(f"the recipe {known} needs a language model; {spec.model} is an encoder")
-    if known == "llm2vec" and not adapters and not is_checkpoint(spec.model):
+    if known == "llm2vec" and not adapters and checkpoint_folder(spec.model) is None:
         raise ConfigError(
             f"llm2vec needs an MNTP adapter: write llm2vec@{spec.model}+FOLDER (make one with: diffembed adapt), "
             f"or {spec.model}:bidirectional:mean for the network as it is"

@@ -1,0 +1,130 @@
+"""Models for users: one adapter that does what the study's model does, under a name, with a card."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from diffembed.backbones.loading import load_backbone
+from diffembed.backbones.registry import MODELS, ModelSpec
+from diffembed.embedding import checkpoint
+from diffembed.embedding.embedder import Embedder
+from diffembed.errors import CheckpointError, ConfigError
+from diffembed.study.graph import make_graph
+from diffembed.study.plan import ShippedPlan
+from diffembed.study.run import run_study
+from diffembed.study.ship import ship
+from diffembed.study.store import Store
+from diffembed.training.config import BatchConfig
+
+LICENCES = {"rows": "CC0-1.0", "text": "public domain"}
+TEXTS = ["model text r3 question", "vector " * 5]
+
+
+@pytest.fixture
+def copied(whole, data, tmp_path):
+    """(plan, store) of the finished study, which ships two models."""
+    plan, store = whole
+    shutil.copytree(store.results, tmp_path / "results" / "tiny", symlinks=True)
+    models = {"tiny-diffusion": "diffusion", "tiny-ar": "ar-cpt"}
+    return replace(plan, shipped=ShippedPlan(models=models, licences=LICENCES)), Store("tiny", tmp_path)
+
+
+def vectors(embedder):
+    return embedder.encode(TEXTS, kind="query", instruction="find the text")[0]
+
+
+def test_a_shipped_model_is_the_arm_it_comes_from(copied, tmp_path):
+    plan, store = copied
+    shipped = ship(plan, store, tmp_path / "shipped")
+    assert [(one.name, one.node, one.rank, one.num_scores) for one in shipped] == [
+        ("tiny-diffusion", "train-diffusion-s0", 4, 2),
+        ("tiny-ar", "train-ar-cpt-s0", 4, 2),
+    ]
+    for one in shipped:
+        arm = Embedder.load(str(store.results / one.node / "model"), dtype="float32")
+        user = Embedder.load(str(one.folder), dtype="float32")
+        assert len(user.adapter_folders) == 1 and len(arm.adapter_folders) == 2
+        assert (user.name, user.attention, user.pooling) == (one.name, arm.attention, arm.pooling)
+        assert user.max_tokens == user.backbone.max_tokens > arm.max_tokens
+        np.testing.assert_allclose(vectors(user), vectors(arm), atol=1e-6)
+    assert Embedder.load(str(shipped[1].folder)).attention == "causal"
+    # A second time replaces what is there, and leaves nothing else behind.
+    ship(plan, store, tmp_path / "shipped")
+    assert sorted(path.name for path in (tmp_path / "shipped").iterdir()) == ["tiny-ar", "tiny-diffusion"]
+
+
+def test_the_card_says_what_the_results_say(copied, tmp_path):
+    plan, store = copied
+    ship(plan, store, tmp_path / "shipped")
+    folder = tmp_path / "shipped" / "tiny-diffusion"
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    result = store.results_of("evaluate-diffusion-s0")["finding"]
+    bm25 = store.results_of("evaluate-bm25")["finding"]
+    interval = result.scores["nDCG@10"]
+    assert "| task | measure | tiny-diffusion | tiny-ar | bm25 |" in card
+    row = next(line for line in card.splitlines() if line.startswith("| finding"))
+    assert f"{100 * interval.value:.1f} ({100 * interval.low:.1f} to {100 * interval.high:.1f})" in row
+    assert f"{100 * bm25.value:.1f}" in row
+    assert ("Scores below bm25 on finding." in card) == (bm25.value > result.value)
+    assert "masked diffusion" in card and "| rows | - | CC0-1.0 |" in card and "| text | public domain |" in card
+    provenance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+    assert list(provenance["nodes"]) == ["adapt-diffusion", "train-diffusion-s0"]
+    assert provenance["nodes"]["train-diffusion-s0"]["key"] == store.record("train-diffusion-s0")["key"]
+    assert provenance["contract"]["attention"] == "bidirectional"
+    assert not [path for path in folder.rglob("*.*") if str(tmp_path).encode() in path.read_bytes()]
+
+
+def test_a_plan_that_cannot_ship_is_refused_and_older_models_stay(copied, tmp_path):
+    plan, store = copied
+    ship(plan, store, tmp_path / "shipped")
+    with pytest.raises(ConfigError, match="ships nothing"):
+        ship(replace(plan, shipped=None), store, tmp_path / "shipped")
+    for licences, sentence in (
+        ({"rows": "CC0-1.0"}, "says nothing of text"),
+        ({**LICENCES, "other": "MIT"}, "names other, which no training reads"),
+    ):
+        with pytest.raises(ConfigError, match=sentence):
+            ship(replace(plan, shipped=replace(plan.shipped, licences=licences)), store, tmp_path / "shipped")
+    shutil.rmtree(store.results / "train-ar-cpt-s0")
+    with pytest.raises(CheckpointError, match="tiny-ar comes from train-ar-cpt-s0, which has no result"):
+        ship(plan, store, tmp_path / "shipped")
+    assert Embedder.load(str(tmp_path / "shipped" / "tiny-ar")).name == "tiny-ar"
+
+
+def test_a_model_is_trained_on_before_it_is_shipped(copied, tmp_path):
+    plan, store = copied
+    batch = BatchConfig(rows=8, query_max_tokens=40, document_max_tokens=96)
+    further = replace(plan.shipped, models={"tiny-diffusion": "diffusion"}, further_steps=2, batch=batch)
+    plan = replace(plan, shipped=further)
+    new = set(make_graph(plan)) - set(make_graph(replace(plan, shipped=None)))
+    assert new == {"train-tiny-diffusion", "evaluate-tiny-diffusion"}
+    before = {path: path.stat().st_mtime_ns for path in store.results.glob("*/node.json")}
+    run_study(plan, store)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    (shipped,) = ship(plan, store, tmp_path / "shipped")
+    assert (shipped.node, shipped.rank, shipped.num_scores) == ("train-tiny-diffusion", 6, 2)
+    user = Embedder.load(str(shipped.folder), dtype="float32")
+    longer = Embedder.load(str(store.results / "train-tiny-diffusion" / "model"), dtype="float32")
+    arm = Embedder.load(str(store.results / "train-diffusion-s0" / "model"), dtype="float32")
+    np.testing.assert_allclose(vectors(user), vectors(longer), atol=1e-6)
+    assert np.abs(vectors(longer) - vectors(arm)).max() > 1e-4
+
+
+def test_a_shipped_model_has_a_name(copied, tmp_path, monkeypatch):
+    plan, store = copied
+    ship(plan, store, tmp_path / "shipped")
+    spec = ModelSpec(
+        name="tiny-ar", source="shipped", family="gemma3_text", base="tiny-gemma3", summary="", licence="none"
+    )
+    monkeypatch.setattr(checkpoint, "SHIPPED", tmp_path / "shipped")
+    monkeypatch.setitem(MODELS, "tiny-ar", spec)
+    embedder = Embedder.load("tiny-ar", dtype="float32")
+    assert (embedder.name, embedder.attention) == ("tiny-ar", "causal")
+    embedder.save(tmp_path / "saved")
+    np.testing.assert_array_equal(vectors(Embedder.load(str(tmp_path / "saved"), dtype="float32")), vectors(embedder))
+    # Its weights without its adapter would be another model under its name.
+    with pytest.raises(CheckpointError, match=r"Embedder\.load, or name the language model below it, tiny-gemma3"):
+        load_backbone("tiny-ar")
