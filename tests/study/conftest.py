@@ -144,6 +144,12 @@ def data(tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def values(data):
+    """The plan as its YAML file holds it."""
+    return plan_values(data)
+
+
+@pytest.fixture
 def make_plan(data):
     """A function from changes of sections to a plan."""
 

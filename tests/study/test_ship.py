@@ -3,21 +3,27 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from diffembed.backbones.loading import load_backbone
 from diffembed.backbones.registry import MODELS, ModelSpec
+from diffembed.backbones.shapes import native_config
+from diffembed.cli import main
 from diffembed.embedding import checkpoint
 from diffembed.embedding.embedder import Embedder
-from diffembed.errors import CheckpointError, ConfigError
-from diffembed.study.graph import make_graph
-from diffembed.study.plan import ShippedPlan
+from diffembed.embedding.lora import WEIGHTS
+from diffembed.errors import CheckpointError, ConfigError, DiffEmbedError
+from diffembed.study import ship as ship_module
+from diffembed.study.findings import find
+from diffembed.study.graph import ancestors, make_graph
+from diffembed.study.plan import LearningRatePlan, ShippedPlan, load_plan
 from diffembed.study.run import run_study
 from diffembed.study.ship import ship
 from diffembed.study.store import Store
-from diffembed.training.config import BatchConfig
+from diffembed.training.shapes import shape_of
 
 LICENCES = {"rows": "CC0-1.0", "text": "public domain"}
 TEXTS = ["model text r3 question", "vector " * 5]
@@ -29,7 +35,8 @@ def copied(whole, data, tmp_path):
     plan, store = whole
     shutil.copytree(store.results, tmp_path / "results" / "tiny", symlinks=True)
     models = {"tiny-diffusion": "diffusion", "tiny-ar": "ar-cpt"}
-    return replace(plan, shipped=ShippedPlan(models=models, licences=LICENCES)), Store("tiny", tmp_path)
+    shipped = ShippedPlan(models=models, licences=LICENCES, notice="Pass this on.", limits=("Knows twelve words.",))
+    return replace(plan, shipped=shipped), Store("tiny", tmp_path)
 
 
 def vectors(embedder):
@@ -64,11 +71,13 @@ def test_the_card_says_what_the_results_say(copied, tmp_path):
     result = store.results_of("evaluate-diffusion-s0")["finding"]
     bm25 = store.results_of("evaluate-bm25")["finding"]
     interval = result.scores["nDCG@10"]
-    assert "| task | measure | tiny-diffusion | tiny-ar | bm25 |" in card
+    assert "| task | measure | cut | tiny-diffusion | tiny-ar | bm25 |" in card
     row = next(line for line in card.splitlines() if line.startswith("| finding"))
     assert f"{100 * interval.value:.1f} ({100 * interval.low:.1f} to {100 * interval.high:.1f})" in row
     assert f"{100 * bm25.value:.1f}" in row
     assert ("Scores below bm25 on finding." in card) == (bm25.value > result.value)
+    assert "- Knows twelve words.\n- Fine-tuned on texts of at most 64 tokens" in card
+    assert (folder / "NOTICE").read_text(encoding="utf-8") == "Pass this on.\n"
     assert "masked diffusion" in card and "| rows | - | CC0-1.0 |" in card and "| text | public domain |" in card
     provenance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
     assert list(provenance["nodes"]) == ["adapt-diffusion", "train-diffusion-s0"]
@@ -77,9 +86,10 @@ def test_the_card_says_what_the_results_say(copied, tmp_path):
     assert not [path for path in folder.rglob("*.*") if str(tmp_path).encode() in path.read_bytes()]
 
 
-def test_a_plan_that_cannot_ship_is_refused_and_older_models_stay(copied, tmp_path):
+def test_a_plan_that_cannot_ship_is_refused_and_older_models_stay(copied, tmp_path, monkeypatch):
     plan, store = copied
     ship(plan, store, tmp_path / "shipped")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "shipped").rglob("*")}
     with pytest.raises(ConfigError, match="ships nothing"):
         ship(replace(plan, shipped=None), store, tmp_path / "shipped")
     for licences, sentence in (
@@ -88,22 +98,66 @@ def test_a_plan_that_cannot_ship_is_refused_and_older_models_stay(copied, tmp_pa
     ):
         with pytest.raises(ConfigError, match=sentence):
             ship(replace(plan, shipped=replace(plan.shipped, licences=licences)), store, tmp_path / "shipped")
+    with monkeypatch.context() as patch:
+        patch.setattr(ship_module, "LARGEST_BYTES", 1000)
+        with pytest.raises(CheckpointError, match=r"bytes, more than 1,000; lower lora\.rank"):
+            ship(plan, store, tmp_path / "shipped")
+    (store.results / "train-ar-cpt-s0" / "model" / "adapter-1" / WEIGHTS).unlink()
+    with pytest.raises(CheckpointError, match=r"tiny-ar comes from train-ar-cpt-s0, whose weights are not here"):
+        ship(plan, store, tmp_path / "shipped")
     shutil.rmtree(store.results / "train-ar-cpt-s0")
     with pytest.raises(CheckpointError, match="tiny-ar comes from train-ar-cpt-s0, which has no result"):
         ship(plan, store, tmp_path / "shipped")
-    assert Embedder.load(str(tmp_path / "shipped" / "tiny-ar")).name == "tiny-ar"
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "shipped").rglob("*")} == before
 
 
-def test_a_model_is_trained_on_before_it_is_shipped(copied, tmp_path):
+@pytest.mark.parametrize(
+    ("models", "sentence"),
+    [
+        ({"..": "bi"}, "must be a word of small letters"),
+        ({"bi": "bi"}, "bi is an arm, a run or a baseline"),
+        ({"bi-s0": "bi"}, "bi-s0 is an arm, a run or a baseline"),
+        ({"bm25": "bi"}, "bm25 is an arm, a run or a baseline"),
+        ({"adapted-bi": "bi"}, "would be taken for another node"),
+        ({"all-minilm-l6-v2": "bi"}, "is the name of other weights"),
+        ({"small": "bee"}, r"shipped\.models: no arm 'bee'"),
+    ],
+)
+def test_a_name_that_is_taken_is_refused(make_plan, models, sentence):
+    with pytest.raises(DiffEmbedError, match=sentence):
+        make_plan(shipped={"models": models, "licences": LICENCES, "notice": ""})
+
+
+def test_the_plan_of_this_package_names_every_licence():
+    plan = load_plan(Path(__file__).parents[2] / "recipes" / "study" / "gemma-3-270m-small.yaml")
+    ship_module._require_licences(plan, plan.shipped)
+    assert "Gemma Terms of Use" in plan.shipped.notice
+
+
+def test_a_model_is_trained_on_before_it_is_shipped(copied, values, tmp_path, capsys):
     plan, store = copied
-    batch = BatchConfig(rows=8, query_max_tokens=40, document_max_tokens=96)
-    further = replace(plan.shipped, models={"tiny-diffusion": "diffusion"}, further_steps=2, batch=batch)
-    plan = replace(plan, shipped=further)
+    values = values | {
+        "shipped": {
+            "models": {"tiny-diffusion": "diffusion"},
+            "licences": LICENCES,
+            "notice": "Pass this on.",
+            "further_steps": 2,
+            "batch": {"rows": 8, "query_max_tokens": 40, "document_max_tokens": 96},
+        }
+    }
+    Path("plan.yaml").write_text(json.dumps(values), encoding="utf-8")
+    plan = load_plan("plan.yaml")
     new = set(make_graph(plan)) - set(make_graph(replace(plan, shipped=None)))
     assert new == {"train-tiny-diffusion", "evaluate-tiny-diffusion"}
     before = {path: path.stat().st_mtime_ns for path in store.results.glob("*/node.json")}
     run_study(plan, store)
     assert {path: path.stat().st_mtime_ns for path in before} == before
+    # The comparison knows nothing of it: its steps and rows are not those of the arms.
+    assert set(find(plan, store).systems) == {"ar-cpt", "diffusion", "bi", "bm25"}
+    assert main(["study", "ship", "plan.yaml", "--out", "shipped"]) == 0
+    assert capsys.readouterr().out.startswith("shipped/tiny-diffusion: from train-tiny-diffusion, rank 6, ")
+    card = (tmp_path / "shipped" / "tiny-diffusion" / "README.md").read_text(encoding="utf-8")
+    assert "then 2 of 8, read to 96 tokens" in card and "texts of at most 96 tokens" in card
     (shipped,) = ship(plan, store, tmp_path / "shipped")
     assert (shipped.node, shipped.rank, shipped.num_scores) == ("train-tiny-diffusion", 6, 2)
     user = Embedder.load(str(shipped.folder), dtype="float32")
@@ -128,3 +182,18 @@ def test_a_shipped_model_has_a_name(copied, tmp_path, monkeypatch):
     # Its weights without its adapter would be another model under its name.
     with pytest.raises(CheckpointError, match=r"Embedder\.load, or name the language model below it, tiny-gemma3"):
         load_backbone("tiny-ar")
+    assert native_config("tiny-ar").to_dict() == native_config("tiny-gemma3").to_dict()
+    assert shape_of("tiny-ar") == shape_of("tiny-gemma3")
+
+
+def test_provenance_holds_what_the_weights_come_from_and_no_probe(copied, tmp_path):
+    plan, store = copied
+    rates = LearningRatePlan(
+        values=(1e-3, 5e-3), probes={"causal": "ar-cpt", "bidirectional": "bi"}, suites={"dev-general": ("stsb_dev",)}
+    )
+    tuning = replace(plan.fine_tuning, optimiser=replace(plan.fine_tuning.optimiser, learning_rate=1e-4))
+    graph = make_graph(replace(plan, learning_rates=rates, fine_tuning=tuning, shipped=None))
+    assert [name for name in ancestors(graph, "train-diffusion-s0") if "rate" in name]
+    (shipped, _) = ship(plan, store, tmp_path / "shipped")
+    found = ship_module._provenance(plan, store, graph, shipped.node, shipped.folder)
+    assert list(found["nodes"]) == ["adapt-diffusion", "train-diffusion-s0"]

@@ -92,6 +92,8 @@ def native_config(name: str) -> Any:
 
     if not Path(name).is_dir():
         spec = find_model(name)
+        if spec is not None and spec.base is not None:
+            return native_config(spec.base)
         if spec is not None and spec.name in PUBLISHED:
             values = dict(PUBLISHED[spec.name])
             return AutoConfig.for_model(values.pop("model_type"), **values)

@@ -150,7 +150,7 @@ def ship(
     plan: Path,
     /,
     *,
-    out: Annotated[Path, Parameter(name=["--out", "-o"])] = Path("src/diffembed/shipped"),
+    out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
     set: Set = None,
     json: Json = False,
 ) -> None:
@@ -166,7 +166,7 @@ def ship(
     plan
         A YAML file with a section `shipped`.
     out
-        The folder below which each model gets one; the default is where this package looks for its own.
+        The folder below which each model gets one; by default the package's own, where names are looked up.
     set
         Set a field over the file: section.field=value; may be repeated.
     json
@@ -174,12 +174,13 @@ def ship(
     """
     from dataclasses import asdict
 
+    from diffembed.embedding.checkpoint import SHIPPED
     from diffembed.study.plan import load_plan
     from diffembed.study.ship import ship as write_models
     from diffembed.study.store import Store
 
     found = load_plan(plan, set or [])
-    for model in write_models(found, Store(found.name), out):
+    for model in write_models(found, Store(found.name), out or SHIPPED):
         if json:
             print_json({**asdict(model), "folder": str(model.folder)})
             continue

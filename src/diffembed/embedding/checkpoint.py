@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diffembed.backbones.registry import MODELS, Attention
+from diffembed.backbones.registry import ALIASES, MODELS, Attention
 from diffembed.embedding.text import TextTemplate
 from diffembed.errors import CheckpointError
 
@@ -51,7 +51,7 @@ class EmbedderConfig:
 
 def checkpoint_folder(name: str) -> Path | None:
     """The checkpoint of a shipped model, or of a folder with an embedder.json; None for everything else."""
-    spec = MODELS.get(name)
+    spec = MODELS.get(ALIASES.get(name, name))
     if spec is not None:
         return SHIPPED / name if spec.source == "shipped" else None
     return Path(name) if (Path(name) / CONFIG_FILE).is_file() else None
@@ -66,6 +66,8 @@ def load_config(folder: Path) -> EmbedderConfig:
             raise CheckpointError(f"{path} has another format than {FORMAT}; update diffembed")
         template = TextTemplate(**stored.pop("template"))
         return EmbedderConfig(**{**stored, "template": template, "adapters": tuple(stored["adapters"])})
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{path} is damaged or of another version: {error}") from error
 

@@ -91,7 +91,7 @@ def require_clean(plan: StudyPlan, store: Store, notify: Callable[[str], None]) 
         "inputs": inputs,
         "rows": list(configs.values()),
         "text": plan.adaptation.text if plan.adaptation else None,
-        "evaluation": [plan.evaluation, plan.test_suites],
+        "evaluation": plan.evaluation,
         "code": hash_code("diffembed.study.contamination"),
     }
     path = store.runs / "contamination" / f"{hash_config(facts)}.json"
@@ -118,7 +118,7 @@ def require_clean(plan: StudyPlan, store: Store, notify: Callable[[str], None]) 
 
 def test_tasks(plan: StudyPlan) -> Iterator[tuple[AnyTask, bool]]:
     """(task, whether training may hold its documents) of all that is tested; haystacks are counted in words here."""
-    for name, tasks in plan.test_suites.items():
+    for name, tasks in plan.evaluation.suites.items():
         suite = find_suite(suite_name(name))
         sharing = {spec.name for spec in suite.tasks if name in SUITES and spec.shares_documents}
         for task in read_tasks(suite, names=tasks, counted_by="words", seed=plan.seed):

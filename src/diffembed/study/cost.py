@@ -172,6 +172,8 @@ def keys_in_window(attention: Attention, windows: list[int | None]) -> int | Non
 def sliding_windows(name: str, shape: Shape) -> list[int | None]:
     """Window of each layer, None for a whole one; all None where the config is out of reach."""
     spec = find_model(name)
+    if spec is not None and spec.base is not None:
+        return sliding_windows(spec.base, shape)
     config: Any
     if spec is not None and spec.source == "tiny":
         from diffembed.backbones.tiny import build_tiny

@@ -169,15 +169,15 @@ def first_seed_score(findings: Findings, system: str, skill: str) -> Interval | 
 
 def is_in_domain(plan: StudyPlan, task: str) -> bool:
     """Whether the plan trains on rows of the same kind."""
-    trained = {name for source in plan.fine_tuning.data.sources for name in source.sets or (source.name,)}
+    trained = set(plan.row_sets)
     return any(
-        spec.name == task and not trained.isdisjoint(spec.kin) for suite in plan.test_suites if suite in SUITES
+        spec.name == task and not trained.isdisjoint(spec.kin) for suite in plan.evaluation.suites if suite in SUITES
         for spec in SUITES[suite].tasks
     )  # fmt: skip
 
 
 def _systems(graph: Graph, current: Mapping[str, Any], store: Store) -> dict[str, Seeds]:
-    arms = dict.fromkeys(node.arm for node in graph.values() if node.kind == "evaluate" and node.arm)
+    arms = dict.fromkeys(n.arm for n in graph.values() if n.kind == "evaluate" and n.arm and not n.is_further)
     found = {arm: [store.results_of(node.name) for node in _nodes(graph, arm, current)] for arm in arms}
     return {arm: seeds for arm, seeds in found.items() if seeds}
 

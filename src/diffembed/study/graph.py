@@ -15,6 +15,7 @@ from diffembed.training.config import AdaptConfig, ModelConfig, ObjectiveConfig,
 
 Kind = Literal["adapt", "train", "evaluate", "direction"]
 FURTHER_SEED = 1_000
+"""Added to the seed of an arm that is trained on, so that it meets its rows in another order."""
 PLACE = "-"
 """Stands in a config for the folder of the run, which is no part of what it computes."""
 CODE: Mapping[Kind, tuple[str, ...]] = {
@@ -61,6 +62,8 @@ class Node:
     """The arm of a train, evaluate or direction node; empty where there is none."""
     seed: int | None = None
     """Fine-tuning seed of the arm."""
+    is_further: bool = False
+    """True for a model that was trained on for users: no part of the comparison, whose arms share steps and rows."""
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -218,12 +221,14 @@ def _shipped(plan: StudyPlan, rates: Mapping[Attention, float]) -> list[Node]:
         rate, waits_for = _rate(plan, plan.arms[arm].attention, rates)
         first = _train(plan, arm, seed, rate, waits_for)
         assert isinstance(first.config, TrainConfig)
-        # Seeds of arms are small: no other run reads its rows in this order.
         run = replace(first.config.run, seed=seed + FURTHER_SEED, schedule_steps=shipped.further_steps)
         config = replace(first.config, batch=shipped.batch or first.config.batch, run=run)
-        train = Node(name=shipped_node(plan, name), kind="train", config=config, parent=first.name, arm=name, seed=seed)
-        score = _score(plan, shipped.suites or plan.evaluation.suites)
-        nodes += [train, Node(name=f"evaluate-{name}", kind="evaluate", config=score, parent=train.name, arm=name)]
+        train = Node(
+            name=shipped_node(plan, name), kind="train", config=config, parent=first.name, arm=name, seed=seed,
+            is_further=True,
+        )  # fmt: skip
+        score = _evaluate(plan, f"evaluate-{name}", train.name, arm=name)
+        nodes += [train, replace(score, is_further=True)]
     return nodes
 
 

@@ -4,12 +4,14 @@ Read `StudyPlan`, then `load_plan`. A plan is checked whole before any compute: 
 differs from its control in more than it says, are refused. Knows nothing of how nodes are run.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from diffembed.backbones.registry import Attention
+from diffembed.backbones.registry import MODELS, Attention
+from diffembed.data.files import row_file_stem
 from diffembed.embedding.text import TextTemplate
 from diffembed.errors import ConfigError, UnknownNameError
 from diffembed.evaluation.suites.named import COUNTED_BY, SUITES, find_suite
@@ -26,6 +28,7 @@ from diffembed.training.config import (
 from diffembed.training.settings import read_config, resolve_path
 
 Objective = Literal["none", "diffusion", "mntp", "causal"]
+SHIPPED_NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
 FACTORS = ("backbone", "attention", "objective", "pooling", "pools_instruction", "num_steps")
 """What arms may differ in; their seeds are repetitions, and the learning rate follows from the attention."""
 
@@ -192,20 +195,24 @@ class ShippedPlan:
     """Name that a user types -> the arm it comes from, at its first seed."""
     licences: Mapping[str, str]
     """Set of rows or file of text, without its endings -> licence; whatever training read needs one."""
+    notice: str
+    """What the terms of the base weights ask to be passed on with an adapter; becomes NOTICE beside it."""
+    limits: tuple[str, ...] = ()
+    """Sentences for the card that no result can tell, such as the language of the data."""
     further_steps: int = 0
-    """Steps that each is trained on for, on rows in another order; 0 ships the arm as it is."""
+    """Steps that each is trained on for, under another seed; 0 ships the arm as it is."""
     batch: BatchConfig | None = None
     """How much is read per further step; none takes that of fine_tuning."""
-    suites: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Test suite -> tasks that models trained on are scored on; empty takes those of evaluation."""
 
     def __post_init__(self) -> None:
         _check(self.further_steps >= 0, f"further_steps is {self.further_steps}; it must not be negative")
         _check(bool(self.models), "models is empty; name at least one, or leave shipped out")
         for name in self.models:
-            _check(Path(name).name == name and "@" not in name, f"model {name!r} must be a folder's name without @")
-        idle = self.further_steps == 0 and (self.batch is not None or bool(self.suites))
-        _check(not idle, "batch and suites have no effect without further_steps")
+            _check(
+                SHIPPED_NAME.fullmatch(name) is not None,
+                f"model {name!r} must be a word of small letters, digits, dots and hyphens",
+            )
+        _check(self.further_steps > 0 or self.batch is None, "batch has no effect without further_steps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,14 +298,19 @@ class StudyPlan:
         return tuple(dict.fromkeys(arm.objective for arm in self.arms.values() if arm.objective != "none"))
 
     @property
-    def test_suites(self) -> dict[str, tuple[str, ...]]:
-        """Suite -> tasks, empty for all, of everything that any model of the study is scored on."""
-        found = dict(self.evaluation.suites)
-        for suite, tasks in (self.shipped.suites if self.shipped is not None else {}).items():
-            before = found.get(suite)
-            is_whole = not tasks or before == ()
-            found[suite] = () if is_whole else tuple(dict.fromkeys((*(before or ()), *tasks)))
-        return found
+    def row_sets(self) -> tuple[str, ...]:
+        """Names of the sets of rows that fine-tuning reads."""
+        return tuple(
+            name
+            for source in self.fine_tuning.data.sources
+            for name in source.sets or (source.name or row_file_stem(Path(source.path or source.kind)),)
+        )
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Names of the files that adaptation reads, without their endings."""
+        files = () if self.adaptation is None else self.adaptation.text.files
+        return tuple(Path(name).name.partition(".")[0] for name in files)
 
     def mentioned(self) -> Iterator[tuple[str, str]]:
         """(field, arm) of every mention of an arm."""
@@ -359,6 +371,8 @@ class StudyPlan:
                 self.fine_tuning.optimiser.learning_rate == OptimiserConfig().learning_rate,
                 "fine_tuning.optimiser.learning_rate has no effect beside learning_rates",
             )
+        if self.shipped is not None:
+            self._check_shipped(self.shipped)
         if self.curve is not None:
             _check(self.arms[self.curve.arm].objective != "none", f"curve.arm {self.curve.arm} has no adaptation")
             assert self.adaptation is not None
@@ -368,6 +382,27 @@ class StudyPlan:
                     0 < step < end and step % every == 0,
                     f"curve.at_steps: {step} must be a multiple of save_every_steps {every} below the end, {end}",
                 )
+
+    def _check_shipped(self, shipped: ShippedPlan) -> None:
+        # The node of a model carries its name: no other node may have it.
+        runs = {f"{name}-s{seed}" for name, arm in self.arms.items() for seed in arm.seeds}
+        for name in shipped.models:
+            taken = name in self.arms or name in runs or name in self.evaluation.baselines
+            _check(not taken, f"shipped.models: {name} is an arm, a run or a baseline of the study; name it otherwise")
+            _check(
+                not name.startswith(("adapted-", "rate-")), f"shipped.models: {name} would be taken for another node"
+            )
+            spec = MODELS.get(name)
+            _check(spec is None or spec.source == "shipped", f"shipped.models: {name} is the name of other weights")
+        for arm in self.arms:
+            spec = MODELS.get(self.factors(arm)["backbone"])
+            _check(
+                spec is None or spec.source != "shipped",
+                f"the backbone of {arm} is shipped itself; a card would not tell what that was trained on",
+            )
+        for source in self.fine_tuning.data.sources:
+            whole = source.kind in ("folder", "public_e5", "reasonir") and not source.sets
+            _check(not whole, f"shipped models need the sets of every {source.kind} source named, for their licences")
 
 
 def load_plan(path: Path | str, overrides: Sequence[str] = ()) -> StudyPlan:
@@ -379,6 +414,10 @@ def load_plan(path: Path | str, overrides: Sequence[str] = ()) -> StudyPlan:
                 _check_suite(plan, suite, tasks, purpose)
             except (ConfigError, UnknownNameError) as error:
                 raise type(error)(f"{path}: {place}: {error}") from error
+    both = (
+        plan.evaluation.suites.keys() & (plan.learning_rates.suites if plan.learning_rates is not None else {}).keys()
+    )
+    _check(not both, f"{path}: {', '.join(sorted(both))} is tested on and decides the learning rate")
     group_names(plan.evaluation.baselines)
     known = [task for suite, tasks in plan.evaluation.suites.items() for task in tasks or _task_names(suite)]
     for skill, tasks in plan.primary.skills.items():
@@ -403,8 +442,6 @@ def _suites(plan: StudyPlan) -> Iterator[tuple[str, Mapping[str, tuple[str, ...]
     yield "evaluation.suites", plan.evaluation.suites, "test"
     if plan.direction is not None:
         yield "direction.suites", plan.direction.suites, "test"
-    if plan.shipped is not None:
-        yield "shipped.suites", plan.shipped.suites, "test"
     if plan.learning_rates is not None:
         yield "learning_rates.suites", plan.learning_rates.suites, "development"
 

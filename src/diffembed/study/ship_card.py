@@ -4,17 +4,16 @@ Read `make_card`. Every number is read from the plan or from stored results, and
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from diffembed.backbones.registry import find_model
+from diffembed.backbones.registry import MODELS, find_model
 from diffembed.embedding.checkpoint import EmbedderConfig
 from diffembed.evaluation.scoring import TaskResult
 from diffembed.study.findings import is_in_domain
 from diffembed.study.graph import Graph, adaptation_name, shipped_node
 from diffembed.study.page import Block, Heading, Items, Paragraph, Table, render_markdown
-from diffembed.study.plan import StudyPlan
+from diffembed.study.plan import ShippedPlan, StudyPlan
 from diffembed.study.store import Store
 
 Results = Mapping[str, TaskResult]
@@ -40,76 +39,47 @@ class Facts:
 def make_card(plan: StudyPlan, store: Store, graph: Graph, facts: Facts) -> tuple[str, int]:
     """(README.md with the front matter that model hubs read, number of tasks in its table of scores)."""
     assert plan.shipped is not None
-    systems = {name: _results(plan, store, graph, name) for name in plan.shipped.models}
-    systems = {facts.name: systems.pop(facts.name), **systems}
-    for node in graph.values():
-        if node.kind == "evaluate" and node.parent is None and store.is_current(graph, node.name):
-            systems[node.arm] = store.results_of(node.name)
+    nodes = {name: shipped_node(plan, name).replace("train-", "evaluate-", 1) for name in plan.shipped.models}
+    nodes = {facts.name: nodes.pop(facts.name), **nodes}
+    nodes |= {node.arm: name for name, node in graph.items() if node.kind == "evaluate" and node.parent is None}
+    systems = {name: store.results_of(node) for name, node in nodes.items() if store.is_current(graph, node)}
+    mine = systems.pop(facts.name, {})
     spec = find_model(facts.config.base)
     licence = spec.licence if spec is not None else "that of the base weights"
     blocks: list[Block] = [
         Heading(facts.name, level=1),
-        Paragraph(_summary(plan, facts)),
+        Paragraph(_summary(plan, plan.shipped, facts)),
         Paragraph(_use(facts.name)),
         Heading("Scores"),
-        *_scores(plan, systems),
+        *_scores(plan, facts.name, mine, systems),
         Heading("What it was trained on"),
-        *_training(plan, store, facts),
+        *_training(plan, plan.shipped, store, facts),
         Heading("Limits"),
-        Items(_limits(plan, facts, systems)),
+        Items(_limits(plan, plan.shipped, store, facts, mine, systems)),
         Heading("Licence"),
         Paragraph(
             f"The adapter is a derivative of {facts.config.base} and is bound by the terms of those weights: "
-            f"{licence}. The NOTICE one folder up goes with it. The training data keep their licences, listed above."
+            f"{licence}. The NOTICE goes with it wherever it goes. The training data keep their licences, listed above."
         ),
     ]
     matter = [
         "---",
         "license: other",
         f"license_name: {json.dumps(licence)}",
-        f"base_model: {json.dumps(spec.location if spec and spec.source == 'hub' else facts.config.base)}",
         "pipeline_tag: sentence-similarity",
         "tags: [feature-extraction, diffembed]",
-        "language: en",
         "---",
     ]
-    return "\n".join(matter) + "\n" + render_markdown(blocks), len(systems[facts.name])
+    return "\n".join(matter) + "\n" + render_markdown(blocks), len(mine)
 
 
-def read_sets(plan: StudyPlan) -> Iterator[str]:
-    """Every set of rows and every file of text that shipped models were trained on, without endings."""
-    yield from _row_sets(plan)
-    yield from _texts(plan)
-
-
-def _row_sets(plan: StudyPlan) -> Iterator[str]:
-    for source in plan.fine_tuning.data.sources:
-        yield from source.sets or (source.name or _stem(source.path or source.kind),)
-
-
-def _texts(plan: StudyPlan) -> Iterator[str]:
-    if plan.adaptation is not None:
-        yield from map(_stem, plan.adaptation.text.files)
-
-
-def _stem(path: str) -> str:
-    return Path(path).name.partition(".")[0]
-
-
-def _results(plan: StudyPlan, store: Store, graph: Graph, name: str) -> Results:
-    """Scores of a shipped model: empty where its node has none that fit the plan."""
-    node = shipped_node(plan, name).replace("train-", "evaluate-", 1)
-    return store.results_of(node) if node in graph and store.is_current(graph, node) else {}
-
-
-def _summary(plan: StudyPlan, facts: Facts) -> str:
-    assert plan.shipped is not None
-    arm, adaptation = plan.arms[plan.shipped.models[facts.name]], plan.adaptation
+def _summary(plan: StudyPlan, shipped: ShippedPlan, facts: Facts) -> str:
+    arm, adaptation = plan.arms[shipped.models[facts.name]], plan.adaptation
     adapted = ""
     if arm.objective != "none" and adaptation is not None:
         tokens = adaptation.num_steps * adaptation.step_tokens
         adapted = f"adapted by {OBJECTIVES[arm.objective]} on {tokens:,} tokens, then "
-    steps = (arm.num_steps or plan.fine_tuning.num_steps) + plan.shipped.further_steps
+    steps = (arm.num_steps or plan.fine_tuning.num_steps) + shipped.further_steps
     return (
         f"Text embeddings from {facts.config.base}: {facts.config.attention} attention, {facts.config.pooling} "
         f"pooling, {adapted}fine-tuned contrastively for {steps:,} steps. One LoRA adapter of rank {facts.rank}; reads "
@@ -118,84 +88,103 @@ def _summary(plan: StudyPlan, facts: Facts) -> str:
 
 
 def _use(name: str) -> str:
+    spec = MODELS.get(name)
+    place = name if spec is not None and spec.source == "shipped" else "path/to/this/folder"
     return (
         "```python\nfrom diffembed import Embedder\n\n"
-        f'embedder = Embedder.load("{name}")\n'
+        f'embedder = Embedder.load("{place}")\n'
         'queries = embedder.encode_queries([...], instruction="Given a question, retrieve passages that answer it")\n'
         "documents = embedder.encode_documents([...])\n```\n\n"
-        f"`diffembed export {name} FOLDER` writes a folder that plain sentence-transformers loads."
+        f"`diffembed export {place} FOLDER` writes a folder that plain sentence-transformers loads."
     )
 
 
-def _scores(plan: StudyPlan, systems: Mapping[str, Results]) -> list[Block]:
-    mine = next(iter(systems.values()))
+def _scores(plan: StudyPlan, name: str, mine: Results, others: Mapping[str, Results]) -> list[Block]:
     if not mine:
         return [Paragraph("Not scored yet.")]
     rows = []
     for task, result in mine.items():
-        interval = result.scores[result.main]
-        others = [found[task].value if task in found else None for found in list(systems.values())[1:]]
+        interval, cut = result.scores[result.main], result.truncated_fraction
         rows.append(
             [
                 task + (" \\*" if is_in_domain(plan, task) else ""),
                 result.main,
+                "-" if cut is None else f"{100 * cut:.0f} %",
                 f"{100 * interval.value:.1f} ({100 * interval.low:.1f} to {100 * interval.high:.1f})",
-                *("-" if value is None else f"{100 * value:.1f}" for value in others),
+                *(f"{100 * found[task].value:.1f}" if _is_same(found, result) else "-" for found in others.values()),
             ]
         )
-    limit = plan.evaluation.max_tokens
-    cut = f", texts cut at {limit:,} tokens" if limit is not None else ""
     return [
         Paragraph(
-            f"Points of 100 with 95 % intervals over queries{cut}. \\*: trained on rows of the same kind. None of "
-            "these sets decided anything in training."
+            "Points of 100 with 95 % intervals over queries; cut: documents that this model did not read to their end. "
+            "\\*: trained on rows of the same kind. No setting was chosen on these sets."
         ),
-        Table(["task", "measure", *systems], rows),
+        Table(["task", "measure", "cut", name, *others], rows),
     ]
 
 
-def _training(plan: StudyPlan, store: Store, facts: Facts) -> list[Block]:
-    assert plan.shipped is not None
-    licences = plan.shipped.licences
-    arm = plan.arms[plan.shipped.models[facts.name]]
+def _is_same(found: Results, result: TaskResult) -> bool:
+    """Whether another system was scored on the very same task."""
+    return result.task in found and found[result.task].task_hash == result.task_hash
+
+
+def _training(plan: StudyPlan, shipped: ShippedPlan, store: Store, facts: Facts) -> list[Block]:
+    arm, tuning = plan.arms[shipped.models[facts.name]], plan.fine_tuning
     blocks: list[Block] = []
     if arm.objective != "none" and plan.adaptation is not None:
-        record = store.record(adaptation_name(arm.objective)) or {}
+        seconds = (store.record(adaptation_name(arm.objective)) or {}).get("seconds", 0)
         blocks += [
             Paragraph(
                 f"Adaptation: {OBJECTIVES[arm.objective]}, {plan.adaptation.num_steps} steps of "
-                f"{plan.adaptation.step_tokens:,} tokens, {record.get('seconds', 0) / 60:.0f} minutes."
+                f"{plan.adaptation.step_tokens:,} tokens, {seconds / 60:.0f} minutes."
             ),
-            Table(["text", "licence"], [[name, licences[name]] for name in _texts(plan)]),
+            Table(["text", "licence"], [[name, shipped.licences[name]] for name in plan.texts]),
         ]
-    weights = plan.fine_tuning.data.mix.weights
-    rows = [[name, f"{weights[name]:g}" if name in weights else "-", licences[name]] for name in _row_sets(plan)]
-    shared = plan.fine_tuning
-    batch = f"{shared.batch.rows} rows a step"
-    if plan.shipped.further_steps and plan.shipped.batch is not None:
-        batch += f", {plan.shipped.batch.rows} in the last {plan.shipped.further_steps:,}"
+    weights = tuning.data.mix.weights
+    total = sum(weights.values())
+    rows = [
+        [name, f"{100 * weights[name] / total:.0f} %" if name in weights else "-", shipped.licences[name]]
+        for name in plan.row_sets
+    ]
+    batches = f"{tuning.num_steps if arm.num_steps is None else arm.num_steps} steps of {tuning.batch.rows} rows"
+    if shipped.further_steps:
+        batches += f", then {shipped.further_steps:,} of {(shipped.batch or tuning.batch).rows}"
     blocks += [
         Paragraph(
-            f"Fine-tuning: {batch}; queries were read to {shared.batch.query_max_tokens} tokens, documents to "
-            f"{shared.batch.document_max_tokens}. Study `{plan.name}`, node `{facts.node}`; keys, hashes of all inputs "
-            "and versions: provenance.json."
+            f"Fine-tuning: {batches}, read to {_longest(plan, shipped):,} tokens at most. Study `{plan.name}`, node "
+            f"`{facts.node}`; keys, hashes of all inputs and versions: provenance.json."
         ),
         Table(["rows", "share of batches", "licence"], rows),
     ]
     return blocks
 
 
-def _limits(plan: StudyPlan, facts: Facts, systems: Mapping[str, Results]) -> list[str]:
+def _longest(plan: StudyPlan, shipped: ShippedPlan) -> int:
+    """Tokens of the longest text that fine-tuning read."""
+    batches = [plan.fine_tuning.batch, *([shipped.batch] if shipped.batch is not None else [])]
+    return max(max(batch.query_max_tokens, batch.document_max_tokens) for batch in batches)
+
+
+def _limits(
+    plan: StudyPlan,
+    shipped: ShippedPlan,
+    store: Store,
+    facts: Facts,
+    mine: Results,
+    others: Mapping[str, Results],
+) -> list[str]:
     lines = [
-        "Trained on English only, and on little: it is the arm of a study of what the objective does, not a general "
-        "embedder at the size of published ones.",
-        f"Fine-tuned on texts of at most {plan.fine_tuning.batch.document_max_tokens} tokens; longer ones are read, up "
-        f"to {facts.config.max_tokens:,} tokens, but were never trained on.",
+        *shipped.limits,
+        f"Fine-tuned on texts of at most {_longest(plan, shipped):,} tokens; longer ones are read, up to "
+        f"{facts.config.max_tokens:,} tokens, but no pair of them was trained on.",
     ]
-    mine, *others = systems.values()
-    names = list(systems)[1:]
-    for name, found in zip(names, others, strict=True):
-        behind = [task for task, result in mine.items() if task in found and found[task].value > result.value]
+    path = store.results / "contamination.json"
+    findings = json.loads(path.read_text(encoding="utf-8"))["findings"] if path.is_file() else []
+    for task in sorted({finding["task"] for finding in findings}):
+        count = sum(finding["task"] == task for finding in findings)
+        lines.append(f"{count:,} gold documents of {task} stand in the training data too, without their queries.")
+    for name, found in others.items():
+        behind = [task for task, result in mine.items() if _is_same(found, result) and found[task].value > result.value]
         if behind:
             lines.append(f"Scores below {name} on {', '.join(behind)}.")
     return lines

@@ -15,7 +15,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from diffembed.backbones.registry import MODELS
 from diffembed.code import hash_code
+from diffembed.embedding.checkpoint import checkpoint_folder
 from diffembed.errors import CheckpointError, ConfigError, InputError, UnknownNameError
 from diffembed.evaluation.results import load_result
 from diffembed.evaluation.scoring import TaskResult
@@ -211,6 +213,11 @@ def _inputs(node: Node) -> Iterator[tuple[str, Path]]:
 
 
 def _task_files(config: ScoreConfig) -> Iterator[tuple[str, Path]]:
+    name = (config.system or "").rpartition("@")[2].partition(":")[0]
+    shipped = checkpoint_folder(name) if name in MODELS else None
+    if shipped is not None:
+        # Unlike other names, it stands for other weights after each `study ship`.
+        yield name, shipped
     for name, tasks in config.suites.items():
         for spec in find_suite(suite_name(name)).tasks:
             if tasks and spec.name not in tasks:
