@@ -19,8 +19,9 @@ from diffembed.errors import CheckpointError, ConfigError, DiffEmbedError
 from diffembed.study import ship as ship_module
 from diffembed.study.findings import find
 from diffembed.study.graph import ancestors, make_graph
-from diffembed.study.plan import LearningRatePlan, ShippedPlan, load_plan
+from diffembed.study.plan import load_plan
 from diffembed.study.run import run_study
+from diffembed.study.sections import LearningRatePlan, ShippedPlan
 from diffembed.study.ship import ship
 from diffembed.study.store import Store
 from diffembed.training.shapes import shape_of

@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from diffembed.backbones.registry import Attention
 from diffembed.provenance import hash_config
-from diffembed.study.plan import Objective, StudyPlan
+from diffembed.study.plan import StudyPlan
+from diffembed.study.sections import Objective
 from diffembed.training.config import AdaptConfig, ModelConfig, ObjectiveConfig, RunConfig, TrainConfig
 
 Kind = Literal["adapt", "train", "evaluate", "direction"]

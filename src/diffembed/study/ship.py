@@ -17,8 +17,9 @@ from diffembed.embedding.lora import WEIGHTS, join_lora, read_config
 from diffembed.errors import CheckpointError, ConfigError
 from diffembed.provenance import atomic_folder, hash_file, write_json
 from diffembed.study.graph import Graph, make_graph, shipped_node
-from diffembed.study.plan import ShippedPlan, StudyPlan
+from diffembed.study.plan import StudyPlan
 from diffembed.study.run import chosen_rates
+from diffembed.study.sections import ShippedPlan
 from diffembed.study.ship_card import Facts, make_card
 from diffembed.study.store import Store
 

@@ -13,7 +13,8 @@ from diffembed.evaluation.scoring import TaskResult
 from diffembed.study.findings import is_in_domain
 from diffembed.study.graph import Graph, adaptation_name, shipped_node
 from diffembed.study.page import Block, Heading, Items, Paragraph, Table, render_markdown
-from diffembed.study.plan import ShippedPlan, StudyPlan
+from diffembed.study.plan import StudyPlan
+from diffembed.study.sections import ShippedPlan
 from diffembed.study.store import Store
 
 Results = Mapping[str, TaskResult]

@@ -1,0 +1,233 @@
+"""The sections of a plan: arms, what they share, what is scored, what is compared, what users get.
+
+Read `ArmConfig`. Each section refuses what makes no sense by itself; what depends on other sections, `plan.py` checks.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from diffembed.backbones.registry import Attention
+from diffembed.embedding.text import TextTemplate
+from diffembed.errors import ConfigError, UnknownNameError
+from diffembed.evaluation.suites.named import COUNTED_BY
+from diffembed.training.config import (
+    BatchConfig,
+    DataConfig,
+    LoraConfig,
+    LossConfig,
+    OptimiserConfig,
+    StepConfig,
+    TextConfig,
+)
+
+Objective = Literal["none", "diffusion", "mntp", "causal"]
+SHIPPED_NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
+FACTORS = ("backbone", "attention", "objective", "pooling", "pools_instruction", "num_steps")
+"""What arms may differ in; their seeds are repetitions, and the learning rate follows from the attention."""
+
+
+def require(condition: bool, sentence: str) -> None:
+    """Raises ConfigError with the sentence unless the condition holds."""
+    if not condition:
+        raise ConfigError(sentence)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmConfig:
+    """One way to make an embedder of the backbone."""
+
+    attention: Attention
+    """Who sees whom in fine-tuning and afterwards; adaptation takes what its objective needs."""
+    objective: Objective = "none"
+    """Adaptation before fine-tuning; arms with one objective share one adaptation."""
+    pooling: Literal["mean", "weighted_mean", "last", "first"] = "mean"
+    """How token states become one vector."""
+    seeds: tuple[int, ...] = (0,)
+    """Fine-tuning is repeated under each; the same seed is the same order of rows in every arm."""
+    control: str | None = None
+    """The arm that this one is read against; none for the control itself."""
+    differs_in: tuple[str, ...] = ()
+    """The factors, and all of them, in which this arm differs from its control."""
+    backbone: str | None = None
+    """A backbone of its own; none takes the plan's."""
+    pools_instruction: bool = False
+    """True averages the instruction's tokens too, the setting of arXiv 2505.15045."""
+    num_steps: int | None = None
+    """Fine-tuning steps of its own; none takes the plan's."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.seeds), "seeds is empty; name at least one")
+        require(len(set(self.seeds)) == len(self.seeds), f"seeds {list(self.seeds)} name one twice")
+        for name in self.differs_in:
+            if name not in FACTORS:
+                raise UnknownNameError.of("factor", name, FACTORS)
+        require(self.control is not None or not self.differs_in, "differs_in has no effect without a control")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptationPlan:
+    """What all adaptations share; each objective reads the same rows in the same order."""
+
+    text: TextConfig
+    """The text; max_tokens is the budget of each objective."""
+    batch: StepConfig = field(default_factory=StepConfig)
+    """How much is read per step."""
+    lora: LoraConfig = field(default_factory=lambda: LoraConfig(dropout=0.0))
+    """Low-rank adapters."""
+    optimiser: OptimiserConfig = field(default_factory=lambda: OptimiserConfig(warmup_steps=20))
+    """How weights move."""
+    seed: int = 0
+    """Of rows, noise and first values, for all objectives; >= 0."""
+    save_every_steps: int = 25
+    """Steps between checkpoints, and what an interruption can cost; > 0."""
+    measure_every_steps: int = 50
+    """Steps between measurements on held-out text; > 0."""
+
+    def __post_init__(self) -> None:
+        require(self.text.max_tokens is not None, "text.max_tokens is the budget of an objective; name it")
+        require(self.num_steps > 0, f"text.max_tokens {self.text.max_tokens} does not fill one step")
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens of a step."""
+        return self.batch.rows * self.text.row_tokens
+
+    @property
+    def num_steps(self) -> int:
+        """Whole steps in the budget."""
+        return (self.text.max_tokens or 0) // self.step_tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuningPlan:
+    """What all fine-tunings share."""
+
+    data: DataConfig
+    """The rows."""
+    num_steps: int
+    """Steps of every run; > 0."""
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    """How much is read per step."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """What is learnt."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    """Low-rank adapters."""
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    """How weights move; `learning_rates` of the plan stand in for learning_rate."""
+    template: TextTemplate = field(default_factory=TextTemplate)
+    """How texts are dressed; pools_instruction is a factor of the arms."""
+    save_every_steps: int = 25
+    """Steps between checkpoints, and what an interruption can cost; > 0."""
+
+    def __post_init__(self) -> None:
+        require(self.num_steps > 0, f"num_steps is {self.num_steps}; it must be positive")
+        require(not self.template.pools_instruction, "template.pools_instruction is a factor of the arms; set it there")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningRatePlan:
+    """The same values tried in each attention, chosen on development suites."""
+
+    values: tuple[float, ...]
+    """Peak learning rates; at least two."""
+    probes: Mapping[Attention, str]
+    """Attention -> arm that is trained under each value, on its first seed."""
+    suites: Mapping[str, tuple[str, ...]]
+    """Development suite -> its tasks, empty for all; the mean of their main measures decides."""
+
+    def __post_init__(self) -> None:
+        require(len(set(self.values)) > 1, "values needs two different learning rates; one is optimiser.learning_rate")
+        require(min(self.values) > 0, "learning rates are positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationPlan:
+    """What every finished model is scored on."""
+
+    suites: Mapping[str, tuple[str, ...]]
+    """Test suite, or folder of tasks -> its tasks, empty for all."""
+    max_tokens: int | None = None
+    """Texts are cut here, at the suite's limit or at the model's, whichever is least."""
+    counted_by: str = COUNTED_BY
+    """Model whose tokenizer counts the tokens of passkey and needle documents, or `words`."""
+    baselines: tuple[str, ...] = ()
+    """Systems that are scored beside the arms: bm25, all-minilm-l6-v2, the backbone as it is."""
+    adapted_only: bool = False
+    """True scores every adaptation without fine-tuning too."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.suites), "suites is empty; name at least one")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DirectionPlan:
+    """Full, causal and anti-causal attention at test time."""
+
+    arms: tuple[str, ...]
+    """Arms whose first seed is taken."""
+    suites: Mapping[str, tuple[str, ...]]
+    """Suite -> its tasks, empty for all."""
+    num_ranges: int = 1
+    """Equal ranges of layers that are changed alone; 1 changes the whole network only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurvePlan:
+    """Score against tokens of adaptation: intermediate checkpoints fine-tuned like the last one."""
+
+    arm: str
+    """An arm with an adaptation; its first seed is taken."""
+    at_steps: tuple[int, ...]
+    """Steps of the adaptation, multiples of its save_every_steps, before its end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShippedPlan:
+    """Models for users: `diffembed study ship` joins the adapters of each into one and writes its card."""
+
+    models: Mapping[str, str]
+    """Name that a user types -> the arm it comes from, at its first seed."""
+    licences: Mapping[str, str]
+    """Set of rows or file of text, without its endings -> licence; whatever training read needs one."""
+    notice: str
+    """What the terms of the base weights ask to be passed on with an adapter; becomes NOTICE beside it."""
+    limits: tuple[str, ...] = ()
+    """Sentences for the card that no result can tell, such as the language of the data."""
+    further_steps: int = 0
+    """Steps that each is trained on for, under another seed; 0 ships the arm as it is."""
+    batch: BatchConfig | None = None
+    """How much is read per further step; none takes that of fine_tuning."""
+
+    def __post_init__(self) -> None:
+        require(self.further_steps >= 0, f"further_steps is {self.further_steps}; it must not be negative")
+        require(bool(self.models), "models is empty; name at least one, or leave shipped out")
+        for name in self.models:
+            require(
+                SHIPPED_NAME.fullmatch(name) is not None,
+                f"model {name!r} must be a word of small letters, digits, dots and hyphens",
+            )
+        require(self.further_steps > 0 or self.batch is None, "batch has no effect without further_steps")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FamilyPlan:
+    """The comparisons that are fixed before any result; all others are exploratory."""
+
+    subject: str
+    """The arm that is compared."""
+    controls: tuple[str, ...]
+    """The arms it is compared with."""
+    skills: Mapping[str, tuple[str, ...]]
+    """Skill -> tasks whose main measures are averaged; similarity tasks stand alone."""
+    level: float = 0.95
+    """Coverage of intervals, and one minus the level of the tests, in (0, 1)."""
+    margin: float = 0.02
+    """Where no advantage is claimed: the most the subject may fall behind and still count as no worse, in [0, 1)."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.margin < 1, f"margin is {self.margin}; it must lie in [0, 1)")
+        require(bool(self.controls) and bool(self.skills), "a family needs controls and skills")
+        require(self.subject not in self.controls, f"{self.subject} is compared with itself")
+        require(0 < self.level < 1, f"level is {self.level}; it must lie in (0, 1)")
