@@ -125,11 +125,15 @@ def test_two_replicas_behind_nginx(start: Callable[..., Server], embedder: Embed
                 rows = [row["embedding"] for row in answer.json()["data"]]
                 np.testing.assert_allclose(rows, want[number % 30 : number % 30 + 3], atol=1e-5)
 
+            def used() -> list[int]:
+                return [sum("texts" in line for line in server.lines()) for server in (first, second)]
+
             want = embedder.encode_documents(TEXTS)
             with concurrent.futures.ThreadPoolExecutor(8) as pool:
                 list(pool.map(ask, range(100)))
-                used = [sum("texts" in line for line in server.lines()) for server in (first, second)]
-                assert sum(used) == 100 and min(used) > 20, used
+                # The line of a request is written after its answer.
+                wait_until(lambda: sum(used()) == 100)
+                assert min(used()) > 20, used()
                 asking = pool.map(ask, range(300))
                 assert first.stop() == 0
                 list(asking)
