@@ -1,5 +1,6 @@
 """Dry runs, and the recipes: each is a config that resolves and says what the paper's run was."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -83,7 +84,7 @@ def test_plan_counts_rows_tokens_and_steps_of_real_files(train_config):
     assert (plan.num_rows, plan.num_steps, plan.stop_step) == (48, 12, 12)
     assert 8 * 3 * 5 < plan.tokens_per_step < 8 * (40 + 2 * 64)
     assert plan.num_tokens == 12 * plan.tokens_per_step
-    assert any(note.startswith("tokens from 48 rows") for note in plan.notes)
+    assert any(note.startswith("tokens from 12 of 12 batches") for note in plan.notes)
 
 
 def test_plan_equals_what_the_run_then_reads(train_config, monkeypatch):
@@ -97,6 +98,23 @@ def test_plan_equals_what_the_run_then_reads(train_config, monkeypatch):
     config = train_config(run={"schedule_steps": 6, "save_every_steps": 6})
     train(config)
     assert sum(counted) == pytest.approx(plan_training(config).num_tokens, rel=0.01)
+
+
+def test_memory_is_planned_for_the_largest_batch_not_the_mean(train_config, rows_of, tmp_path):
+    """Batches are of one source: a source of long texts decides whether the run fits."""
+    short, long = rows_of(40), [{**row, "positive": "tide " * 60} for row in rows_of(8)]
+    sources = []
+    for name, rows in (("short", short), ("long", long)):
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        sources.append({"kind": "rows", "path": str(path)})
+    run = {"schedule_steps": None, "num_epochs": 1.0}
+    mixed, alone = (
+        plan_training(train_config(data={"sources": chosen}, run=run, batch={"mini_batch_tokens": None}))
+        for chosen in (sources, sources[1:])
+    )
+    assert mixed.tokens_per_step < 0.9 * alone.tokens_per_step
+    assert mixed.memory_bytes["activations"] == alone.memory_bytes["activations"]
 
 
 def test_plan_of_adaptation_counts_rows_and_the_vocabulary(adapt_config):

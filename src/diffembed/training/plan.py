@@ -13,10 +13,11 @@ from typing import Any
 
 from diffembed.backbones.arithmetic import pick_device, pick_dtype
 from diffembed.data.formats import Triplet
+from diffembed.data.mixing import BatchPlan
 from diffembed.data.published import PUBLIC_E5
 from diffembed.data.source_config import SourceConfig
 from diffembed.embedding.packing import default_budget
-from diffembed.embedding.text import TextTemplate, Tokenizer
+from diffembed.embedding.text import Kind, TextTemplate, Tokenizer
 from diffembed.errors import CheckpointError, ConfigError, InputError, MissingExtraError
 from diffembed.objectives.vocabulary import CHUNK_BYTES
 from diffembed.training.batches import columns_of
@@ -25,8 +26,8 @@ from diffembed.training.contrast import load_rows, plan_batches
 from diffembed.training.settings import resolve_name, resolve_path
 from diffembed.training.shapes import Shape, shape_of
 
-SAMPLE_ROWS = 256
-"""Rows whose texts are tokenised to estimate the tokens of all."""
+SAMPLE_ROWS = 512
+"""Rows of the run's own batches whose texts are tokenised to estimate the tokens of all."""
 HUB_TIMEOUT_S = 3.0
 ACTIVATION_BYTES = {2: (38, 17, 4, 10.5), 4: (59, 29, 4, 20.5)}
 """Bytes of a weight -> bytes per token and layer that backward keeps, per unit of width, heads x head width, key/value
@@ -49,7 +50,7 @@ class Plan:
     stop_step: int | None
     """Last step that is made."""
     tokens_per_step: int
-    """Estimated from a sample of rows, or the most that the limits allow (see `notes`)."""
+    """Mean of a sample of the run's batches, or the most that the limits allow (see `notes`)."""
     memory_bytes: dict[str, int] = field(default_factory=dict)
     """Part -> bytes, per process."""
     notes: list[str] = field(default_factory=list)
@@ -70,17 +71,16 @@ def plan_training(config: TrainConfig, *, num_processes: int = 1) -> Plan:
     """The plan of `diffembed train`. Raises the errors of the config; what is out of reach becomes a note."""
     notes: list[str] = []
     shape = shape_of(resolve_name(config.model.name))
-    triplets, num_steps = _rows_and_steps(config, notes)
+    triplets, batches, num_steps = _rows_and_steps(config, notes)
     num_rows = len(triplets) if triplets is not None else None
-    mean_tokens = _mean_tokens(config, triplets, notes)
-    tokens_per_step = round(config.batch.rows * mean_tokens)
+    tokens_per_step, largest_step = _step_tokens(config, triplets, batches, num_steps, notes)
     budget = default_budget(pick_device(config.model.device))
     if config.batch.mini_batch_tokens is not None:
         longest = max(config.batch.query_max_tokens, config.batch.document_max_tokens)
         held = max(config.batch.mini_batch_tokens, longest)
         notes.append("GradCache: activations of one mini-batch at a time, one more forward pass")
     else:
-        held = -(-tokens_per_step // num_processes)
+        held = -(-largest_step // num_processes)
     num_trained = _num_trained(shape, config.lora)
     memory = _memory(config.model, config.lora, shape, held, min(held, budget))
     return Plan(
@@ -161,7 +161,7 @@ def load_tokenizer(name: str) -> Any:
     return AutoTokenizer.from_pretrained(repository, revision=revision or None)
 
 
-def _rows_and_steps(config: TrainConfig, notes: list[str]) -> tuple[list[Triplet] | None, int | None]:
+def _rows_and_steps(config: TrainConfig, notes: list[str]) -> tuple[list[Triplet] | None, BatchPlan | None, int | None]:
     missing = _missing_data(config)
     try:
         rows = None if missing else load_rows(config)
@@ -177,13 +177,13 @@ def _rows_and_steps(config: TrainConfig, notes: list[str]) -> tuple[list[Triplet
         if steps is None and most is not None:
             steps = max(1, round(most // config.batch.rows * config.run.num_epochs))
             notes.append(f"steps are the most that max_rows allows, {most:,} rows")
-        return None, steps
+        return None, None, steps
     for report in rows.reports:
         if report.num_bad:
             notes.append(f"{report.source}: {report.num_bad} of {report.num_rows} rows cannot be used")
     plan, steps = plan_batches(config, rows.train)
     notes.append("steps per epoch: " + ", ".join(f"{name} {share}" for name, share in plan.shares.items()))
-    return rows.train, steps
+    return rows.train, plan, steps
 
 
 def _missing_data(config: TrainConfig) -> str:
@@ -235,35 +235,58 @@ def _most_of(source: SourceConfig) -> int | None:
     return None if source.kind == "folder" and not source.sets else sets * source.max_rows
 
 
-def _mean_tokens(config: TrainConfig, triplets: Sequence[Triplet] | None, notes: list[str]) -> float:
-    """Tokens of a row, all its texts together, as the limits cut them."""
+def _step_tokens(
+    config: TrainConfig,
+    triplets: Sequence[Triplet] | None,
+    batches: BatchPlan | None,
+    num_steps: int | None,
+    notes: list[str],
+) -> tuple[int, int]:
+    """(mean, largest) tokens of a step, all texts of its rows together, as the limits cut them.
+
+    Batches are of one source each, so that the largest may hold several times the mean, and it is the one that decides
+    whether a run fits.
+    """
     batch = config.batch
     num_documents = 1 + (0 if config.loss.kind == "simcse" else config.loss.num_negatives)
-    most = batch.query_max_tokens + num_documents * batch.document_max_tokens
-    if triplets is None:
+    most = batch.rows * (batch.query_max_tokens + num_documents * batch.document_max_tokens)
+    if triplets is None or batches is None or num_steps is None:
         notes.append("tokens are the most that the limits allow")
-        return float(most)
+        return most, most
     try:
         tokenizer = load_tokenizer(config.model.name)
     except CheckpointError as error:
         notes.append(f"{error}; tokens are the most that the limits allow")
-        return float(most)
-    template = config.template or TextTemplate()
+        return most, most
     longest = max(batch.query_max_tokens, batch.document_max_tokens)
-    encoder = Tokenizer(tokenizer, template, max_tokens=longest, pools_special_tokens=False)
-    step = max(1, len(triplets) // SAMPLE_ROWS)
-    sample = triplets[::step]
+    encoder = Tokenizer(tokenizer, config.template or TextTemplate(), max_tokens=longest, pools_special_tokens=False)
+    spread = range(0, num_steps, max(1, num_steps * batch.rows // SAMPLE_ROWS))
+    counts = [_count_tokens(encoder, [triplets[place] for place in batches.batch(step)], config) for step in spread]
+    seen = {batches.group_of(step) for step in spread}
+    others = {batches.group_of(step): step for step in range(min(num_steps, batches.steps_per_epoch))}
+    rest = [
+        _count_tokens(encoder, [triplets[place] for place in batches.batch(step)], config)
+        for group, step in others.items()
+        if group not in seen
+    ]
+    mean, largest = round(sum(counts) / len(counts)), max(counts + rest)
+    notes.append(
+        f"tokens from {len(counts) + len(rest)} of {num_steps:,} batches: {mean:,} a step, {largest:,} in the largest "
+        f"seen, {most:,} at most"
+    )
+    return mean, largest
+
+
+def _count_tokens(encoder: Tokenizer, rows: Sequence[Triplet], config: TrainConfig) -> int:
     total = 0
-    for column, texts in columns_of(sample).items():
-        kind, limit = (
-            ("query", batch.query_max_tokens) if column == "query" else ("document", batch.document_max_tokens)
-        )
-        for text, triplet in zip(texts, sample, strict=True):
-            instruction = triplet.instruction if column == "query" else None
-            (tokens,) = encoder.encode([text], kind=kind, instruction=instruction)  # type: ignore[arg-type]
+    for column, texts in columns_of(rows).items():
+        is_query = column == "query" or config.loss.kind == "simcse"
+        kind: Kind = "query" if is_query else "document"
+        limit = config.batch.query_max_tokens if is_query else config.batch.document_max_tokens
+        for text, row in zip(texts, rows, strict=True):
+            (tokens,) = encoder.encode([text], kind=kind, instruction=row.instruction if is_query else None)
             total += min(tokens.num_tokens, limit)
-    notes.append(f"tokens from {len(sample)} rows: {total / len(sample):,.0f} a row, {most:,} at most")
-    return total / len(sample)
+    return total
 
 
 def _num_trained(shape: Shape, lora: LoraConfig | None) -> int:
