@@ -3,7 +3,7 @@
     serve run recipes.serving.ray_serve:build model=gemma-3-270m replicas=4
 
 Ray places the replicas on the machines of its cluster and balances between them; each has a queue and a batcher of its
-own. Needs `diffembed[serve,ray]` on every machine.
+own. Needs `diffembed[serve]` and `ray[serve]` on every machine.
 """
 
 from typing import Any

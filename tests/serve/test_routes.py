@@ -313,6 +313,8 @@ def test_lateness_is_504(embedder: Embedder) -> None:
 def test_a_host_name_of_somebody_else_is_refused(embedder: Embedder) -> None:
     settings = guard_loopback(ServeSettings(), "127.0.0.1")
     assert settings.allowed_hosts == LOOPBACK
+    named = guard_loopback(ServeSettings(allowed_hosts=("box.example",)), "127.0.0.1")
+    assert set(named.allowed_hosts) == {*settings.allowed_hosts, "box.example"}
     assert guard_loopback(ServeSettings(), "0.0.0.0").allowed_hosts == ()
     assert guard_loopback(ServeSettings(api_keys=("k",)), "127.0.0.1").allowed_hosts == ()
     with TestClient(make_app({"m": Engine(embedder, settings)}, settings=settings)) as client:

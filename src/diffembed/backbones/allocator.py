@@ -1,8 +1,8 @@
 """Keeps freed memory pages in the process, so that large activations are not mapped and zeroed again at every op.
 
 Read `keep_pages`. On Linux with glibc, big blocks are otherwise mapped and unmapped by the kernel at each allocation:
-page faults, not arithmetic, then rule large batches on a CPU (docs/benchmarks.md). The effect is bounded: blocks above
-32 MB are still mapped, and `release_pages` gives back what an encode job kept.
+page faults, not arithmetic, then rule large batches on a CPU (docs/log.md, 2026-11-22). The effect is bounded: blocks
+above 32 MB are still mapped, and `release_pages` gives back what an encode job kept.
 """
 
 import ctypes

@@ -66,9 +66,9 @@ def serve(
 
 def guard_loopback(settings: ServeSettings, host: str) -> ServeSettings:
     """On the loopback interface and without keys, only the names of that interface, beside those that were allowed."""
-    if settings.api_keys or settings.allowed_hosts or host not in LOOPBACK:
+    if settings.api_keys or host not in LOOPBACK:
         return settings
-    return replace(settings, allowed_hosts=LOOPBACK)
+    return replace(settings, allowed_hosts=(*LOOPBACK, *settings.allowed_hosts))
 
 
 def load_engines(
