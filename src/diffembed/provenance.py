@@ -109,17 +109,18 @@ def _umask() -> int:
 def write_json(path: Path | str, value: Any) -> None:
     """Writes `value` as indented JSON, atomically; dataclasses and paths are understood."""
     with atomic_file(path) as part:
-        part.write_text(json.dumps(_plain(value), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        part.write_text(json.dumps(to_plain(value), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
+    """Dataclasses, mappings, sets and paths as what JSON holds: dicts, lists, strings."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = dataclasses.asdict(value)
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): to_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         items = sorted(value) if isinstance(value, set | frozenset) else value
-        return [_plain(item) for item in items]
+        return [to_plain(item) for item in items]
     if isinstance(value, Path):
         return str(value)
     if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
@@ -148,7 +149,7 @@ def hash_file(path: Path | str) -> str:
 
 def hash_config(config: Any) -> str:
     """First 16 hex digits of the hash of a config, independent of key order."""
-    return hash_text(json.dumps(_plain(config), sort_keys=True, ensure_ascii=False))[:16]
+    return hash_text(json.dumps(to_plain(config), sort_keys=True, ensure_ascii=False))[:16]
 
 
 def environment() -> dict[str, Any]:
@@ -184,7 +185,7 @@ class RunFolder:
     def __init__(self, path: Path | str, config: Any, *, inputs: Mapping[str, str] | None = None) -> None:
         """`inputs`: name -> content hash of every data set, checkpoint or file the run reads."""
         self.path = Path(path)
-        self.config = _plain(config)
+        self.config = to_plain(config)
         stored = self.path / "config.json"
         if stored.exists():
             found = json.loads(stored.read_text(encoding="utf-8"))
@@ -213,4 +214,4 @@ class RunFolder:
     def log(self, **metrics: Any) -> None:
         """Appends one line to `metrics.jsonl`."""
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(_plain(metrics), ensure_ascii=False) + "\n")
+            file.write(json.dumps(to_plain(metrics), ensure_ascii=False) + "\n")

@@ -50,6 +50,14 @@ def test_queries_are_found_whatever_their_case_and_wherever_they_stand(task):
     assert kinds([row(negatives=[QUERY])], task) == [("query", "rows/r1 negative 0")]
 
 
+def test_under_another_seed_a_row_has_other_negatives_and_all_are_compared(task):
+    """Rows of every seed come in one list, with equal ids: none may stand in for another."""
+    for rows in ([row(negatives=[QUERY]), row(negatives=["else"])], [row(negatives=["else"]), row(negatives=[QUERY])]):
+        assert kinds(rows, task) == [("query", "rows/r1 negative 0")]
+    found = find_contamination([row(), row()], None, [(task, False)])
+    assert found.num_row_texts == 2
+
+
 def test_queries_are_found_inside_longer_rows(task):
     assert kinds([row(positive=f"Problem: {QUERY}\n{sentence('solution')}")], task) == [("query", "rows/r1 positive")]
     long_query = sentence("long query", 30)

@@ -77,6 +77,7 @@ def test_unknown_arms_factors_suites_and_tasks_name_the_nearest(make_plan, tmp_p
         ),
         ("general: [stsb_test]", "general: [scifact]", "primary.skills.general: no task 'scifact'"),
         ("general: [stsb_test]", "general: [stsb_test, theoremqa_q2q]", "give it a skill of its own"),
+        ("    screen:\n      - rea", "    full: []\n    screen:\n      - rea", "full and screen both have a task"),
         ("differs_in: [pooling]", "difers_in: [pooling]", r"no field 'difers_in' \(did you mean 'differs_in'"),
     ):
         assert old in text

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from diffembed.errors import ConfigError
 from diffembed.evaluation.results import load_result, save_result
 from diffembed.evaluation.statistics.measures import spearman
 from diffembed.evaluation.statistics.significance import Comparison, Interval, holm
@@ -48,6 +49,63 @@ def test_equal_results_give_equal_bytes_and_one_changed_score_changes_them(copie
     assert write(plan, store, tmp_path, monkeypatch, "c")[0] != first[0]
 
 
+def test_any_stored_value_that_changes_changes_the_page(copied, tmp_path, monkeypatch):
+    plan, store = copied
+    first = write(plan, store, tmp_path, monkeypatch)[0]
+    folder = store.results / "evaluate-bm25" / "finding" / "finding"
+    result = load_result(folder)
+    values = {**result.per_query["R@100"], "q3": result.per_query["R@100"]["q3"] - 1e-9}
+    save_result(folder, replace(result, per_query={**result.per_query, "R@100": values}))
+    assert write(plan, store, tmp_path, monkeypatch, "b")[0] != first
+
+
+def test_every_number_of_a_task_follows_from_its_queries(copied, tmp_path, monkeypatch):
+    plan, store = copied
+    folder = store.results / "evaluate-bi-s0" / "finding" / "finding"
+    result = load_result(folder)
+    values = dict.fromkeys(result.per_query[result.main], 0.125)
+    save_result(folder, replace(result, per_query={**result.per_query, result.main: values}))
+    text = write(plan, store, tmp_path, monkeypatch)[0].decode()
+    (row,) = (line for line in text.splitlines() if line.startswith("| finding | nDCG"))
+    assert "| 12.5 |" in row
+
+
+def test_scores_on_another_version_of_a_task_are_not_compared(copied):
+    plan, store = copied
+    folder = store.results / "evaluate-bi-s0" / "finding" / "finding"
+    save_result(folder, replace(load_result(folder), task_hash="of other documents"))
+    assert find(plan, store).untested == (("reasoning", "bi"),)
+
+
+def change(path, **values):
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **values}), encoding="utf-8")
+
+
+def test_what_sets_results_apart_is_said(copied, make_plan, tmp_path, monkeypatch):
+    plan, store = copied
+    text = write(plan, store, tmp_path, monkeypatch)[0].decode()
+    assert "Different code" not in text and "Not all read" not in text and "was changed after" not in text
+    assert "`diffusion` differs from ar-cpt in attention and objective, from bi in objective." in text
+    assert "Measured on finding." in text and "check of an earlier plan" not in text
+    change(store.results / "evaluate-bm25" / "node.json", code_key="older")
+    record = store.record("train-bi-s0")
+    change(store.results / "train-bi-s0" / "node.json", read={**record["read"], "base weights": "others"})
+    change(store.results / "contamination.json", plan_key="of another plan")
+    other = make_plan(primary={"margin": 0.1})
+    text = write(other, store, tmp_path, monkeypatch)[0].decode()
+    assert "Different code made the evaluate nodes: " in text and "-bi-s0; evaluate-bm25\n" in text
+    assert "Not all read the same base weights of tiny-gemma3: " in text and "; train-bi-s0" in text
+    assert "**The primary family was changed after the first compute:** margin (family.json)." in text
+    assert "check of an earlier plan" in text
+
+
+def test_tasks_without_a_common_mean_are_refused(copied, make_plan):
+    _, store = copied
+    plan = make_plan(primary={"skills": {"reasoning": ["finding", "pairs"]}})
+    with pytest.raises(ConfigError, match="pairs has no value for each query"):
+        find(plan, store)
+
+
 def test_the_numbers_are_those_of_the_stored_values(copied):
     plan, store = copied
     found = find(plan, store)
@@ -80,10 +138,11 @@ def test_missing_nodes_are_listed_and_count_as_undecided(copied, tmp_path, monke
     after = find(plan, store)
     assert set(after.untested) == {("reasoning", "bi"), ("general", "bi")}
     # The correction stays that of the whole family: a missing test cannot make another one significant.
-    p_holm = {(t.skill, t.b): t.p_holm for t in after.primary}
-    for test in before.primary:
-        if test.b == "ar-cpt":
-            assert p_holm[test.skill, "ar-cpt"] >= min(1.0, test.comparison.p_value)
+    raw = {(t.skill, t.b): t.comparison.p_value for t in before.primary}
+    want = holm({f"{skill} {b}": 1.0 if b == "bi" else p for (skill, b), p in raw.items()})
+    assert {f"{t.skill} {t.b}": t.p_holm for t in after.primary} == {k: p for k, p in want.items() if "ar-cpt" in k}
+    alone = holm({f"{skill} {b}": p for (skill, b), p in raw.items() if b != "bi"})
+    assert any(alone[f"{t.skill} {t.b}"] < t.p_holm for t in after.primary)
 
 
 def test_results_of_another_plan_are_not_reported(copied, make_plan):

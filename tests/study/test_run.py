@@ -2,19 +2,20 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from diffembed.embedding.embedder import Embedder
-from diffembed.errors import ConfigError, InputError, UnknownNameError
+from diffembed.errors import CheckpointError, ConfigError, InputError, UnknownNameError
 from diffembed.evaluation.results import load_result
 from diffembed.provenance import hash_file
 from diffembed.study import execute as execute_module
 from diffembed.study import store as store_module
 from diffembed.study.graph import make_graph
-from diffembed.study.run import node_rows, run_study
+from diffembed.study.run import chosen_rates, node_rows, run_study
 from diffembed.study.store import Store
 
 
@@ -138,6 +139,85 @@ def test_what_a_node_needs_comes_first(make_plan, store):
         run_study(plan, store, only=["adapt-difusion"])
     run_study(plan, store, max_minutes=0)
     assert names(plan, store, "done") == set()
+
+
+def test_contamination_is_asked_before_what_was_trained_is_scored(whole, data, tmp_path, monkeypatch):
+    plan, done = whole
+    shutil.copytree(done.results.parents[1], tmp_path / "copy", symlinks=True)
+    store = Store("tiny", tmp_path / "copy")
+    asked = []
+    monkeypatch.setattr("diffembed.study.run.require_clean", lambda *_: asked.append(1))
+    for name in ("evaluate-bm25", "evaluate-bi-s0"):
+        shutil.rmtree(store.results / name)
+        run_study(plan, store, only=[name])
+        assert bool(asked) == (name == "evaluate-bi-s0")
+
+
+def test_a_node_whose_weights_are_not_here_waits_and_the_others_run(whole, data, tmp_path):
+    """A clone has the results of an arm and not its weights; a curve asks for states that were not kept."""
+    plan, done = whole
+    shutil.copytree(done.results.parents[1], tmp_path / "copy", symlinks=True)
+    store = Store("tiny", tmp_path / "copy")
+    for name in ("evaluate-bi-s0", "evaluate-ar-cpt-s0"):
+        shutil.rmtree(store.results / name)
+    (weights,) = (store.results / "train-bi-s0").rglob("*.safetensors")
+    weights.unlink()
+    states = run_study(plan, store)
+    assert states["evaluate-ar-cpt-s0"].name == "done" and states["train-bi-s0"].name == "done"
+    assert states["evaluate-bi-s0"].about == "the weights of train-bi-s0 are not here"
+    with pytest.raises(CheckpointError, match=r"remove .*train-bi-s0 to have it run again"):
+        run_study(plan, store, only=["evaluate-bi-s0"])
+
+
+def test_curve_direction_and_adapted_models_are_computed_and_reported(whole, make_plan, data, tmp_path):
+    from diffembed.study.report import write_study
+
+    _, done = whole
+    shutil.copytree(done.results, tmp_path / "copy" / "results" / "tiny", symlinks=True)
+    store, finding = Store("tiny", tmp_path / "copy"), str(data / "finding")
+    plan = make_plan(
+        evaluation={"adapted_only": True},
+        curve={"arm": "diffusion", "at_steps": [2]},
+        direction={"arms": ["diffusion", "ar-cpt"], "suites": {finding: []}},
+    )
+    # The state at step 2 was not kept, so the adaptation goes through once more.
+    shutil.rmtree(store.results / "adapt-diffusion")
+    states = run_study(plan, store)
+    assert {state.name for state in states.values()} == {"done"} and len(states) == 15
+    rows = {name: store.directions_of(f"direction-{name}") for name in ("diffusion", "ar-cpt")}
+    assert [row["variant"] for row in rows["diffusion"]] == ["as trained", "causal", "anticausal"]
+    scores = {
+        name: store.results_of(f"evaluate-{name}")["finding"].per_query["nDCG@10"]
+        for name in ("adapted-diffusion", "diffusion@2", "diffusion-s0")
+    }
+    assert len({json.dumps(found) for found in scores.values()}) == 3
+    page = tmp_path / "study.md"
+    write_study(plan, store, page=page, html=tmp_path / "study.html", command="report")
+    text = page.read_text(encoding="utf-8")
+    for heading in ("Attention removed at test time", "Score against tokens of adaptation"):
+        assert f"\n## {heading}\n" in text
+    assert "| adapted-diffusion | 1 |" in text and "| 512 |" in text and "**Not finished" not in text
+
+
+def test_the_learning_rate_with_the_best_development_score_is_taken(make_plan, monkeypatch):
+    rates = {"values": [1e-3, 1e-2, 1e-1], "probes": {"causal": "ar-cpt", "bidirectional": "bi"}, "suites": {"dev": []}}
+    plan = make_plan(learning_rates=rates, fine_tuning={"optimiser": {"warmup_steps": 1}})
+    scores = {"causal-0.001": 0.2, "causal-0.01": 0.4, "causal-0.1": 0.4,
+              "bidirectional-0.001": 0.9, "bidirectional-0.01": 0.1, "bidirectional-0.1": 0.3}  # fmt: skip
+
+    class Stored(Store):
+        def is_current(self, graph, name):
+            return name.removeprefix("evaluate-rate-") in scores
+
+        def results_of(self, name):
+            return {"task": SimpleNamespace(value=scores[name.removeprefix("evaluate-rate-")])}
+
+    assert chosen_rates(plan, Stored("tiny")) == {"causal": 1e-2, "bidirectional": 1e-3}
+    graph = make_graph(plan, chosen_rates(plan, Stored("tiny")))
+    assert graph["train-ar-cpt-s0"].config.optimiser.learning_rate == 1e-2
+    assert graph["train-diffusion-s0"].config.optimiser.learning_rate == 1e-3
+    del scores["causal-0.1"]
+    assert set(chosen_rates(plan, Stored("tiny"))) == {"bidirectional"}
 
 
 def test_contamination_stops_a_study_before_any_compute(make_plan, store, data, monkeypatch):

@@ -144,6 +144,7 @@ def test_a_model_is_trained_on_before_it_is_shipped(copied, values, tmp_path, ca
             "notice": "Pass this on.",
             "further_steps": 2,
             "batch": {"rows": 8, "query_max_tokens": 40, "document_max_tokens": 96},
+            "suites": {"data/finding": []},
         }
     }
     Path("plan.yaml").write_text(json.dumps(values), encoding="utf-8")
@@ -153,6 +154,7 @@ def test_a_model_is_trained_on_before_it_is_shipped(copied, values, tmp_path, ca
     before = {path: path.stat().st_mtime_ns for path in store.results.glob("*/node.json")}
     run_study(plan, store)
     assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert set(store.results_of("evaluate-tiny-diffusion")) == {"finding"}
     # The comparison knows nothing of it: its steps and rows are not those of the arms.
     assert set(find(plan, store).systems) == {"ar-cpt", "diffusion", "bi", "bm25"}
     assert main(["study", "ship", "plan.yaml", "--out", "shipped"]) == 0
@@ -160,7 +162,7 @@ def test_a_model_is_trained_on_before_it_is_shipped(copied, values, tmp_path, ca
     card = (tmp_path / "shipped" / "tiny-diffusion" / "README.md").read_text(encoding="utf-8")
     assert "then 2 of 8, read to 96 tokens" in card and "texts of at most 96 tokens" in card
     (shipped,) = ship(plan, store, tmp_path / "shipped")
-    assert (shipped.node, shipped.rank, shipped.num_scores) == ("train-tiny-diffusion", 6, 2)
+    assert (shipped.node, shipped.rank, shipped.num_scores) == ("train-tiny-diffusion", 6, 1)
     user = Embedder.load(str(shipped.folder), dtype="float32")
     longer = Embedder.load(str(store.results / "train-tiny-diffusion" / "model"), dtype="float32")
     arm = Embedder.load(str(store.results / "train-diffusion-s0" / "model"), dtype="float32")

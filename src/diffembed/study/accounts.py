@@ -6,12 +6,14 @@ Read `cost_blocks`. The last sections of the report, made like all of it from st
 import json
 from collections.abc import Sequence
 
-from diffembed.study.cost import predicted_share
-from diffembed.study.findings import Findings
+from diffembed.provenance import to_plain
+from diffembed.study.contamination import contamination_key
+from diffembed.study.cost import costs_key, predicted_share
+from diffembed.study.findings import Findings, is_in_domain
 from diffembed.study.page import Block, Heading, Items, Paragraph, Table
 from diffembed.study.run import chosen_rates
-from diffembed.study.store import Store
-from diffembed.training.config import AdaptConfig
+from diffembed.study.store import FAMILY, Store
+from diffembed.training.config import AdaptConfig, TrainConfig
 
 
 def rates_blocks(findings: Findings, store: Store) -> list[Block]:
@@ -36,7 +38,8 @@ def cost_blocks(findings: Findings, store: Store) -> list[Block]:
     """Tokens, hours and FLOPs of each arm."""
     plan = findings.plan
     costs_path = store.results / "costs.json"
-    costs = json.loads(costs_path.read_text(encoding="utf-8"))["arms"] if costs_path.is_file() else {}
+    counted = json.loads(costs_path.read_text(encoding="utf-8")) if costs_path.is_file() else {}
+    costs = counted["arms"] if counted.get("key") == costs_key(plan) else {}
     rows = []
     for name, arm in plan.arms.items():
         mine = [
@@ -60,9 +63,9 @@ def cost_blocks(findings: Findings, store: Store) -> list[Block]:
                 name,
                 predicted,
                 "-" if adapt is None else _hours(adapt["seconds"]),
-                _hours(sum(r["seconds"] for r in trains)) if trains else "-",
+                _hours(mean([r["seconds"] for r in trains])) if trains else "-",
                 f"{mean([r['report']['tokens_per_s'] for r in trains]):,.0f}" if trains else "-",
-                _hours(sum(r["seconds"] for r in scored)) if scored else "-",
+                _hours(mean([r["seconds"] for r in scored])) if scored else "-",
                 f"{cost['flops'] / 1e15:.2f}" if cost else "-",
                 f"{cost['keys_seen']:,}" if cost.get("keys_seen") else "-",
             ]
@@ -77,7 +80,8 @@ def cost_blocks(findings: Findings, store: Store) -> list[Block]:
         Heading("Cost"),
         Paragraph(
             "Equal tokens are a control of the data, not of the compute: the objectives predict different shares of "
-            "what they read." + sliding + " PFLOP: adaptation and one fine-tuning, counted from the shapes."
+            "what they read." + sliding + " One seed, on average; PFLOP: adaptation and fine-tuning, counted from "
+            "the shapes."
         ),
         Table(
             ["arm", "predicted in adaptation", "adapt, h", "fine-tune, h", "tokens/s", "evaluate, h", "PFLOP", "keys"],
@@ -96,24 +100,57 @@ def machines_blocks(findings: Findings) -> list[Block]:
         counts[name] = counts.get(name, 0) + 1
     if not counts:
         return []
+    lines = [f"{name}: {count} nodes" for name, count in sorted(counts.items())]
+    return [Heading("Where it was computed"), Items([*lines, *_unlike(findings)])]
+
+
+def _unlike(findings: Findings) -> list[str]:
+    """Nodes of one kind that were made by different code, or read other weights or rows than they should share."""
+    codes: dict[str, dict[str, list[str]]] = {}
+    read: dict[str, dict[str, list[str]]] = {}
+    for name, record in findings.records.items():
+        node = findings.graph[name]
+        codes.setdefault(node.kind, {}).setdefault(record["code_key"], []).append(name)
+        if isinstance(node.config, TrainConfig):
+            rows = f"training rows of seed {node.config.run.seed}"
+            read.setdefault(rows, {}).setdefault(record["read"]["training rows"], []).append(name)
+        if isinstance(node.config, TrainConfig | AdaptConfig):
+            weights = f"base weights of {node.config.model.name}"
+            read.setdefault(weights, {}).setdefault(record["read"].get("base weights", ""), []).append(name)
+    found = [(f"Different code made the {kind} nodes", versions) for kind, versions in codes.items()]
+    found += [(f"Not all read the same {what}", versions) for what, versions in read.items()]
     return [
-        Heading("Where it was computed"),
-        Items([f"{name}: {count} nodes" for name, count in sorted(counts.items())]),
+        f"{said}: {'; '.join(', '.join(names) for names in versions.values())}"
+        for said, versions in found
+        if len(versions) > 1
     ]
 
 
-def contamination_blocks(store: Store) -> list[Block]:
+def family_blocks(findings: Findings, store: Store) -> list[Block]:
+    """A warning where the comparisons are not those that were kept before the first compute."""
+    path = store.results / FAMILY
+    if not path.is_file():
+        return []
+    before, now = json.loads(path.read_text(encoding="utf-8")), to_plain(findings.plan.primary)
+    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    if not changed:
+        return []
+    return [Paragraph(f"**The primary family was changed after the first compute:** {', '.join(changed)} ({FAMILY}).")]
+
+
+def contamination_blocks(findings: Findings, store: Store) -> list[Block]:
     """What training holds of the tests."""
     path = store.results / "contamination.json"
     if not path.is_file():
         return []
     found = json.loads(path.read_text(encoding="utf-8"))
+    is_stale = found.get("plan_key") != contamination_key(findings.plan)
     kinds: dict[tuple[str, str], int] = {}
     for finding in found["findings"]:
         kinds[finding["kind"], finding["task"]] = kinds.get((finding["kind"], finding["task"]), 0) + 1
     rows = [
         [
-            task,
+            task + (" \\*" if is_in_domain(findings.plan, task) else ""),
             f"{facts['num_texts']:,}",
             f"{100 * facts['mean_cover']:.1f} %",
             f"{100 * facts['max_cover']:.0f} %",
@@ -128,7 +165,8 @@ def contamination_blocks(store: Store) -> list[Block]:
             "text were compared with every test before any compute. A query, a (query, gold) pair, a gold document "
             "of which more than a fifth of the runs of 13 words occur, or a passkey or needle sentence stops the "
             "study; gold documents of sets that share them with training by design (package descriptions, abstracts) "
-            "are counted instead."
+            "are counted instead. \\* in-domain."
+            + (" **This was the check of an earlier plan; the next node makes it anew.**" if is_stale else "")
         ),
         Table(["task", "texts", "mean cover", "largest cover", "found"], rows),
     ]

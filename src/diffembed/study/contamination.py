@@ -6,7 +6,7 @@ document counts as seen when more than a fifth of its runs of 13 words occur in 
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -63,11 +63,14 @@ class Contamination:
     """What was compared, and what was found."""
 
     num_row_texts: int
+    """Different texts of the training rows of every seed."""
     num_text_words: int
     """Words of adaptation text."""
     tasks: Mapping[str, Mapping[str, Any]]
     """Task -> number of texts, largest and mean cover of its gold documents, and whether training may hold them."""
     findings: tuple[Finding, ...]
+    plan_key: str = ""
+    """`contamination_key` of the plan that was compared."""
 
     @property
     def refused(self) -> tuple[Finding, ...]:
@@ -78,20 +81,13 @@ class Contamination:
 def require_clean(plan: StudyPlan, store: Store, notify: Callable[[str], None]) -> Contamination:
     """Compares once per data, plan and code. Raises InputError that names what was found, by id."""
     graph = make_graph(plan)
-    configs = {
-        json.dumps([node.config.data.set_aside_seed, node.config.run.seed]): node.config
-        for node in graph.values()
-        if isinstance(node.config, TrainConfig)
-    }
     inputs = {name: hash_inputs(node) for name, node in graph.items()}
     missing = sorted(name for name, found in inputs.items() if found is None)
     if missing:
         raise InputError(f"{', '.join(missing[:3])} read data that is not here; set DIFFEMBED_DATA")
     facts = {
         "inputs": inputs,
-        "rows": list(configs.values()),
-        "text": plan.adaptation.text if plan.adaptation else None,
-        "evaluation": plan.evaluation,
+        "plan": contamination_key(plan),
         "code": hash_code("diffembed.study.contamination"),
     }
     path = store.runs / "contamination" / f"{hash_config(facts)}.json"
@@ -100,9 +96,10 @@ def require_clean(plan: StudyPlan, store: Store, notify: Callable[[str], None]) 
         found = Contamination(**{**stored, "findings": tuple(Finding(**finding) for finding in stored["findings"])})
     else:
         notify("comparing training with tests")
-        rows = [row for config in configs.values() for row in load_rows(config).train]
+        rows = [row for config in _row_configs(plan) for row in load_rows(config).train]
         text = plan.adaptation.text if plan.adaptation is not None else None
         found = find_contamination(rows, text, list(test_tasks(plan)))
+        found = replace(found, plan_key=contamination_key(plan))
         write_json(path, found)
     write_json(store.results / "contamination.json", found)
     refused = found.refused
@@ -116,9 +113,34 @@ def require_clean(plan: StudyPlan, store: Store, notify: Callable[[str], None]) 
     return found
 
 
+def contamination_key(plan: StudyPlan) -> str:
+    """Hash of what of a plan decides which texts are compared; the same on every machine."""
+    text = plan.adaptation.text if plan.adaptation is not None else None
+    return hash_config([_row_configs(plan), text, _tested(plan), plan.seed])
+
+
+def _row_configs(plan: StudyPlan) -> list[TrainConfig]:
+    """One training run for each choice of rows: seeds draw other negatives from the same rows."""
+    nodes = [node.config for node in make_graph(plan).values() if isinstance(node.config, TrainConfig)]
+    return list({json.dumps([config.data.set_aside_seed, config.run.seed]): config for config in nodes}.values())
+
+
+def _tested(plan: StudyPlan) -> dict[str, tuple[str, ...]]:
+    """Suite -> tasks, empty for all, of everything that a report or a card shows a score of."""
+    asked = [plan.evaluation.suites]
+    asked += [plan.direction.suites] if plan.direction is not None else []
+    asked += [plan.shipped.suites] if plan.shipped is not None else []
+    found: dict[str, tuple[str, ...]] = {}
+    for suites in asked:
+        for name, tasks in suites.items():
+            before = found.get(name, tasks)
+            found[name] = tuple(dict.fromkeys((*before, *tasks))) if before and tasks else ()
+    return found
+
+
 def test_tasks(plan: StudyPlan) -> Iterator[tuple[AnyTask, bool]]:
     """(task, whether training may hold its documents) of all that is tested; haystacks are counted in words here."""
-    for name, tasks in plan.evaluation.suites.items():
+    for name, tasks in _tested(plan).items():
         suite = find_suite(suite_name(name))
         sharing = {spec.name for spec in suite.tasks if name in SUITES and spec.shares_documents}
         for task in read_tasks(suite, names=tasks, counted_by="words", seed=plan.seed):
@@ -165,13 +187,13 @@ def find_contamination(
         for role, test_id, content in texts_of_task(task)
     ]
     encoded = [numbers.add(found) for *_, found in tests]
-    row_texts = texts_of_rows(rows)
-    names = list(row_texts)
+    row_texts = _row_texts(rows)
+    names = list(row_texts.values())
     whole = {" ".join(found): "" for *_, found in tests}
     grams = _Wanted(length=GRAM_WORDS, hashes=_all_hashes(encoded, GRAM_WORDS))
 
     def equal_noted() -> Iterator[tuple[int, list[str]]]:
-        for number, content in enumerate(row_texts.values()):
+        for number, content in enumerate(row_texts):
             inside = words(content)
             joined = " ".join(inside)
             if joined in whole and not whole[joined]:
@@ -229,8 +251,17 @@ def find_contamination(
             }
             for task, may_share in tasks
         },
-        findings=tuple(findings),
+        findings=tuple(dict.fromkeys(findings)),
     )
+
+
+def _row_texts(rows: Iterable[Triplet]) -> dict[str, str]:
+    """Text -> where it stands first. Not the other way round: under each seed a row has other negatives."""
+    texts: dict[str, str] = {}
+    for row in rows:
+        for place, text in texts_of_rows([row]).items():
+            texts.setdefault(text, place)
+    return texts
 
 
 def _finding(kind: str, task: AnyTask, test_id: str, place: str, cover: float, is_allowed: bool) -> Finding:
@@ -256,10 +287,10 @@ def _pairs(rows: Sequence[Triplet], tasks: Sequence[AnyTask]) -> Iterator[Findin
 
 
 def _templates(row_texts: Mapping[str, str], files: Sequence[Any]) -> Iterator[Finding]:
-    """Rows and files that hold the sentences which passkey and needle tasks hide or ask."""
+    """`row_texts`: text -> place. Rows and files that hold the sentences which passkey and needle tasks hide or ask."""
     parts = [part.strip().lower() for pair in FACTS for template in pair for part in template.split("{place}")]
     literals = (*PASSKEY_LITERALS, *(part for part in parts if len(part.split()) >= MIN_LITERAL_WORDS))
-    contents = [*row_texts.items()]
+    contents = [(place, text) for text, place in row_texts.items()]
     contents += [
         (file.name, piece.text) for file in files for piece in read_documents(file, RowReport(source=file.name))
     ]

@@ -191,10 +191,15 @@ def sliding_windows(name: str, shape: Shape) -> list[int | None]:
     return layer_windows(config, shape.layers)
 
 
+def costs_key(plan: StudyPlan) -> str:
+    """Hash of what of a plan decides the cost of an arm."""
+    return hash_config([plan.backbone, plan.arms, plan.adaptation, plan.fine_tuning, plan.gradient_checkpointing])
+
+
 def keep_costs(plan: StudyPlan, folder: Path) -> None:
     """Writes costs.json once per plan, so that a report needs neither rows nor tokenizer."""
     path = folder / "costs.json"
-    key = hash_config([plan.backbone, plan.arms, plan.adaptation, plan.fine_tuning])
+    key = costs_key(plan)
     if path.is_file() and json.loads(path.read_text(encoding="utf-8"))["key"] == key:
         return
     arms = {cost.arm: {**asdict(cost), "flops": cost.flops} for cost in arm_costs(plan)}

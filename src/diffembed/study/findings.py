@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diffembed.errors import ConfigError
 from diffembed.evaluation.scoring import TaskResult
 from diffembed.evaluation.statistics.measures import ranks, spearman
 from diffembed.evaluation.statistics.significance import (
@@ -67,7 +68,7 @@ class Findings:
     """System -> skill -> mean of the skill's tasks."""
     primary: tuple[SkillTest, ...]
     untested: tuple[tuple[str, str], ...]
-    """(skill, control) of the family that lack results; they count as p = 1 in the correction."""
+    """(skill, control) of the family without results on the same tasks; they count as p = 1 in the correction."""
     exploratory: tuple[SkillTest, ...]
     directions: Mapping[str, Sequence[Mapping[str, Any]]]
     """Arm -> rows of its direction table."""
@@ -90,7 +91,8 @@ def find(plan: StudyPlan, store: Store) -> Findings:
 
     def compare(skill: str, a: str, b: str) -> Comparison | None:
         tasks = skills[skill]
-        if not (_has(systems.get(a, ()), tasks) and _has(systems.get(b, ()), tasks)):
+        sides = [systems.get(name, ()) for name in (a, b)]
+        if not (all(_has(side, tasks) for side in sides) and _is_same([*sides[0], *sides[1]], tasks)):
             return None
         # The same seeds mean the same order of rows: a lucky order is then lucky for both.
         is_paired = [n.seed for n in _nodes(graph, a, current)] == [n.seed for n in _nodes(graph, b, current)]
@@ -140,9 +142,8 @@ def find(plan: StudyPlan, store: Store) -> Findings:
 
 
 def score_skill(seeds: Seeds, tasks: Sequence[str], *, level: float, seed: int) -> Interval:
-    """The mean over tasks and seeds with its interval."""
-    first = seeds[0][tasks[0]]
-    if first.kind == "similarity":
+    """The mean over tasks and seeds with its interval. Raises ConfigError for tasks that have no common mean."""
+    if _is_correlation(seeds, tasks):
         gold, cosines = _pairs(seeds, tasks[0])
         drawn = _redrawn(gold, cosines, None, seed)
         value = float(np.mean([spearman(gold, row) for row in cosines]))
@@ -152,8 +153,8 @@ def score_skill(seeds: Seeds, tasks: Sequence[str], *, level: float, seed: int) 
 
 
 def compare_skill(a: Seeds, b: Seeds, tasks: Sequence[str], *, pair_seeds: bool, level: float, seed: int) -> Comparison:
-    """a minus b on a skill, over seeds and queries."""
-    if a[0][tasks[0]].kind == "similarity":
+    """a minus b on a skill, over seeds and queries. Raises ConfigError for tasks that have no common mean."""
+    if _is_correlation(a, tasks):
         return _compare_correlations(a, b, tasks[0], pair_seeds=pair_seeds, level=level, seed=seed)
     sides = [[[one[task].per_query[one[task].main] for one in side] for task in tasks] for side in (a, b)]
     return compare_tasks(sides[0], sides[1], pair_seeds=pair_seeds, level=level, seed=seed)
@@ -188,6 +189,32 @@ def _nodes(graph: Graph, arm: str, current: Mapping[str, Any]) -> list[Node]:
 
 def _has(seeds: Seeds, tasks: Sequence[str]) -> bool:
     return bool(seeds) and all(task in one for one in seeds for task in tasks)
+
+
+def _is_same(sides: Seeds, tasks: Sequence[str]) -> bool:
+    """Whether all were scored on the very same tasks: a data set may change between two runs."""
+    return all(len({one[task].task_hash for one in sides}) == 1 for task in tasks)
+
+
+def _is_correlation(seeds: Seeds, tasks: Sequence[str]) -> bool:
+    """Whether the skill is one similarity task, whose measure is no mean over queries."""
+    odd = [task for task in tasks if seeds[0][task].kind in ("similarity", "clustering")]
+    if odd and (len(tasks) > 1 or seeds[0][odd[0]].kind == "clustering"):
+        raise ConfigError(
+            f"{odd[0]} has no value for each query to average with other tasks; a skill may be one task of sentence "
+            "pairs, or tasks of queries and labels"
+        )
+    return bool(odd)
+
+
+def task_value(result: TaskResult) -> float:
+    """The main measure, from the stored value of each query wherever it is made of those."""
+    if result.kind == "similarity":
+        gold = result.per_query["gold"]
+        cosines = [result.per_query["cosine"][key] for key in gold]
+        return spearman(np.asarray(list(gold.values()), np.float64), np.asarray(cosines, np.float64))
+    values = result.per_query.get(result.main)
+    return result.value if values is None or result.kind == "clustering" else float(np.mean(list(values.values())))
 
 
 def _pairs(seeds: Seeds, task: str) -> tuple[Floats, Floats]:

@@ -228,8 +228,11 @@ def _shipped(plan: StudyPlan, rates: Mapping[Attention, float]) -> list[Node]:
             name=shipped_node(plan, name), kind="train", config=config, parent=first.name, arm=name, seed=seed,
             is_further=True,
         )  # fmt: skip
-        score = _evaluate(plan, f"evaluate-{name}", train.name, arm=name)
-        nodes += [train, replace(score, is_further=True)]
+        score = _score(plan, shipped.suites or plan.evaluation.suites)
+        nodes += [
+            train,
+            Node(name=f"evaluate-{name}", kind="evaluate", config=score, parent=train.name, arm=name, is_further=True),
+        ]
     return nodes
 
 

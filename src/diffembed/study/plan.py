@@ -214,13 +214,21 @@ def load_plan(path: Path | str, overrides: Sequence[str] = ()) -> StudyPlan:
     )
     require(not both, f"{path}: {', '.join(sorted(both))} is tested on and decides the learning rate")
     group_names(plan.evaluation.baselines)
+    for place, suites, _ in _suites(plan):
+        _refuse_namesakes(f"{path}: {place}", suites)
     known = [task for suite, tasks in plan.evaluation.suites.items() for task in tasks or _task_names(suite)]
     for skill, tasks in plan.primary.skills.items():
         for task in tasks:
             if task not in known and all(suite in SUITES for suite in plan.evaluation.suites):
                 raise UnknownNameError(f"{path}: primary.skills.{skill}: {UnknownNameError.of('task', task, known)}")
+    pairs = {
+        spec.name
+        for suite in plan.evaluation.suites
+        for spec in find_suite(suite_name(suite)).tasks
+        if spec.place.endswith(".tsv")
+    }
     for skill, tasks in plan.primary.skills.items():
-        if len(tasks) > 1 and (odd := [task for task in tasks if task.startswith("stsb")]):
+        if len(tasks) > 1 and (odd := [task for task in tasks if task in pairs]):
             raise ConfigError(
                 f"{path}: primary.skills.{skill}: {odd[0]} is a rank correlation over pairs, which has no mean over "
                 "queries to average with other tasks; give it a skill of its own"
@@ -237,8 +245,19 @@ def _suites(plan: StudyPlan) -> Iterator[tuple[str, Mapping[str, tuple[str, ...]
     yield "evaluation.suites", plan.evaluation.suites, "test"
     if plan.direction is not None:
         yield "direction.suites", plan.direction.suites, "test"
+    if plan.shipped is not None:
+        yield "shipped.suites", plan.shipped.suites, "test"
     if plan.learning_rates is not None:
         yield "learning_rates.suites", plan.learning_rates.suites, "development"
+
+
+def _refuse_namesakes(place: str, suites: Mapping[str, tuple[str, ...]]) -> None:
+    """Results are found by the name of their task: two suites must not both have it."""
+    first: dict[str, str] = {}
+    for suite, tasks in suites.items():
+        for task in tasks or [spec.name for spec in find_suite(suite_name(suite)).tasks]:
+            if first.setdefault(task, suite) != suite:
+                raise ConfigError(f"{place}: {first[task]} and {suite} both have a task {task}; name it in one of them")
 
 
 def _check_suite(plan: StudyPlan, name: str, tasks: Sequence[str], purpose: str) -> None:

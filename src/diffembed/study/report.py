@@ -7,9 +7,16 @@ from pathlib import Path
 
 from diffembed.evaluation.statistics.significance import Interval
 from diffembed.provenance import atomic_file
-from diffembed.study.accounts import contamination_blocks, cost_blocks, machines_blocks, mean, rates_blocks
+from diffembed.study.accounts import (
+    contamination_blocks,
+    cost_blocks,
+    family_blocks,
+    machines_blocks,
+    mean,
+    rates_blocks,
+)
 from diffembed.study.claims import judge, p_text
-from diffembed.study.findings import Findings, SkillTest, find, first_seed_score, is_in_domain
+from diffembed.study.findings import Findings, SkillTest, find, first_seed_score, is_in_domain, task_value
 from diffembed.study.page import Block, Heading, Items, Paragraph, Table, render_html, render_markdown
 from diffembed.study.plan import StudyPlan
 from diffembed.study.store import Store
@@ -36,9 +43,13 @@ def make_blocks(findings: Findings, store: Store, *, command: str) -> list[Block
     return [
         Heading(f"The study: {findings.plan.name}", level=1),
         Paragraph(_what_it_is(findings.plan)),
-        Paragraph(f"This page is generated from the stored per-query results: `{command}`"),
+        Paragraph(
+            "This page is generated from the stored per-query results (fingerprint "
+            f"{store.fingerprint(findings.graph)}): `{command}`"
+        ),
         *_missing(findings),
         *_claims(findings),
+        *family_blocks(findings, store),
         *_primary(findings),
         *_systems(findings),
         *_tasks(findings),
@@ -49,7 +60,7 @@ def make_blocks(findings: Findings, store: Store, *, command: str) -> list[Block
         *rates_blocks(findings, store),
         *cost_blocks(findings, store),
         *machines_blocks(findings),
-        *contamination_blocks(store),
+        *contamination_blocks(findings, store),
     ]
 
 
@@ -95,9 +106,10 @@ def _missing(findings: Findings) -> list[Block]:
 def _claims(findings: Findings) -> list[Block]:
     blocks: list[Block] = [Heading("What holds of the paper's claims")]
     for verdict in judge(findings):
-        mark = _domain_note(findings, verdict.skill)
         blocks += [
-            Paragraph(f"**{verdict.skill}**{mark}: that {verdict.claim} {verdict.verdict}."),
+            Paragraph(
+                f"**{verdict.skill}**: that {verdict.claim} {verdict.verdict}. {_measured_on(findings, verdict.skill)}"
+            ),
             Items(verdict.reasons),
         ]
     family = findings.plan.primary
@@ -110,6 +122,17 @@ def _claims(findings: Findings) -> list[Block]:
         )
     )
     return blocks
+
+
+def _measured_on(findings: Findings, skill: str) -> str:
+    """The tasks behind the name of a skill, which is larger than they are."""
+    tasks = [_marked(findings, task) for task in findings.plan.primary.skills[skill]]
+    note = f"; {MARK.strip()} in-domain" if any(task.endswith(MARK) for task in tasks) else ""
+    return f"Measured on {', '.join(tasks)}{note}."
+
+
+def _marked(findings: Findings, task: str) -> str:
+    return task + (MARK if is_in_domain(findings.plan, task) else "")
 
 
 def _domain_note(findings: Findings, skill: str) -> str:
@@ -130,10 +153,23 @@ def _primary(findings: Findings) -> list[Block]:
         Paragraph(
             f"`{family.subject}` against {', '.join(f'`{name}`' for name in family.controls)}: {num_tests} paired "
             "tests, Holm-corrected together. Points of 100; intervals redraw queries, and seeds "
-            "where there are several. Each objective has one adaptation, whose luck no test can see."
+            "where there are several. Each objective has one adaptation, whose luck no test can see. "
+            + _factors(findings)
         ),
         Table(["skill", "difference", "points", f"{_percent(family.level)} interval", "p", "Holm p", "queries"], rows),
     ]
+
+
+def _factors(findings: Findings) -> str:
+    """What separates the subject from each control, found and not declared."""
+    plan, family = findings.plan, findings.plan.primary
+    mine = plan.factors(family.subject)
+    parts = [
+        f"from {control} in {' and '.join(name for name in mine if mine[name] != theirs[name]) or 'nothing'}"
+        for control in family.controls
+        if (theirs := plan.factors(control))
+    ]
+    return f"`{family.subject}` differs {', '.join(parts)}."
 
 
 def _test_row(findings: Findings, test: SkillTest) -> list[str]:
@@ -176,9 +212,10 @@ def _tasks(findings: Findings) -> list[Block]:
         cut = max(
             (result.truncated_fraction or 0.0 for results in found.values() for result in results), default=0.0
         )  # fmt: skip
-        values = [f"{100 * mean([r.value for r in results]):.1f}" if results else "-" for results in found.values()]
-        mark = MARK if is_in_domain(findings.plan, task) else ""
-        rows.append([task + mark, main, f"{100 * cut:.0f} %", *values])
+        values = [
+            f"{100 * mean([task_value(r) for r in results]):.1f}" if results else "-" for results in found.values()
+        ]
+        rows.append([_marked(findings, task), main, f"{100 * cut:.0f} %", *values])
     if not rows:
         return []
     return [
@@ -197,7 +234,7 @@ def _lengths(findings: Findings) -> list[Block]:
         for task in dict.fromkeys(task for one in seeds for task in one):
             family, _, length = task.rpartition("-")
             if family in ("passkey", "needle") and length.isdigit():
-                values = [one[task].value for one in seeds if task in one]
+                values = [task_value(one[task]) for one in seeds if task in one]
                 found.setdefault((family, int(length)), {})[name] = mean(values)
     if not found:
         return []
@@ -222,14 +259,17 @@ def _directions(findings: Findings) -> list[Block]:
                 interval = Interval(**against["difference"])
                 change = f"{100 * interval.value:+.1f} ({100 * interval.low:+.1f} to {100 * interval.high:+.1f})"
             score = 100 * row["score"]["value"]
-            rows.append([arm, row["task"], row["variant"], f"{score:.1f}", change, p_text(row["p_holm"])])
+            rows.append(
+                [arm, _marked(findings, row["task"]), row["variant"], f"{score:.1f}", change, p_text(row["p_holm"])]
+            )
     if not rows:
         return []
     return [
         Heading("Attention removed at test time"),
         Paragraph(
             "Each trained network as it is, causal (no token sees a later one) and anti-causal (none sees an earlier "
-            "one); nothing is trained again. Exploratory; one seed; Holm within a task."
+            "one); nothing is trained again. Exploratory; one seed; Holm within a task. "
+            f"{MARK.strip()} in-domain."
         ),
         Table(["arm", "task", "attention", "score", "against trained", "Holm p"], rows),
     ]

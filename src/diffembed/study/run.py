@@ -14,12 +14,13 @@ from typing import Any
 
 from diffembed.backbones.registry import Attention
 from diffembed.errors import ConfigError, UnknownNameError
+from diffembed.provenance import write_json
 from diffembed.study.contamination import require_clean
 from diffembed.study.cost import keep_costs
 from diffembed.study.execute import execute
 from diffembed.study.graph import Graph, make_graph, rate_probes
 from diffembed.study.plan import StudyPlan
-from diffembed.study.store import State, Store
+from diffembed.study.store import FAMILY, State, Store
 
 
 class OutOfTime(KeyboardInterrupt):
@@ -64,9 +65,11 @@ def run_study(
         while (name := _next(store, graph, only, tried)) is not None:
             tried.add(name)
             node = graph[name]
-            if not is_checked and node.kind in ("adapt", "train"):
+            # A baseline is trained on nothing of the plan.
+            if not is_checked and not (node.kind == "evaluate" and node.parent is None):
                 require_clean(plan, store, notify)
                 keep_costs(plan, store.results)
+                keep_family(plan, store)
                 is_checked = True
             with store.lock(name) as is_ours, _limited(deadline):
                 # Another process may have finished the node between the look and the lock.
@@ -83,6 +86,13 @@ def run_study(
     return store.states(graph)
 
 
+def keep_family(plan: StudyPlan, store: Store) -> None:
+    """Writes family.json before the first compute, so that a report can tell whether the comparisons stayed."""
+    path = store.results / FAMILY
+    if not path.is_file():
+        write_json(path, plan.primary)
+
+
 def _next(store: Store, graph: Graph, only: Sequence[str], tried: set[str]) -> str | None:
     """The first node that can be computed now."""
     states = store.states(graph)
@@ -90,7 +100,7 @@ def _next(store: Store, graph: Graph, only: Sequence[str], tried: set[str]) -> s
         if name in tried or (only and name not in only) or states[name].name in ("done", "running"):
             continue
         missing = [other for other in node.needs if states[other].name != "done"]
-        if not missing:
+        if not missing and (only or store.has_weights(node)):
             return name
         if only and not set(missing) & set(only):
             reasons = ", ".join(f"{other} ({states[other].name})" for other in missing)

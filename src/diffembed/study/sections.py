@@ -199,6 +199,8 @@ class ShippedPlan:
     """Steps that each is trained on for, under another seed; 0 ships the arm as it is."""
     batch: BatchConfig | None = None
     """How much is read per further step; none takes that of fine_tuning."""
+    suites: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Test suite -> its tasks that models trained on further are scored on; empty takes those of evaluation."""
 
     def __post_init__(self) -> None:
         require(self.further_steps >= 0, f"further_steps is {self.further_steps}; it must not be negative")
@@ -209,6 +211,7 @@ class ShippedPlan:
                 f"model {name!r} must be a word of small letters, digits, dots and hyphens",
             )
         require(self.further_steps > 0 or self.batch is None, "batch has no effect without further_steps")
+        require(self.further_steps > 0 or not self.suites, "suites have no effect without further_steps")
 
 
 @dataclass(frozen=True, kw_only=True)

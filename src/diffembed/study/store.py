@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -17,7 +18,8 @@ from typing import Any, Literal
 
 from diffembed.backbones.registry import MODELS
 from diffembed.code import hash_code
-from diffembed.embedding.checkpoint import checkpoint_folder
+from diffembed.embedding.checkpoint import CONFIG_FILE, checkpoint_folder, load_config
+from diffembed.embedding.lora import WEIGHTS
 from diffembed.errors import CheckpointError, ConfigError, InputError, UnknownNameError
 from diffembed.evaluation.results import load_result
 from diffembed.evaluation.scoring import TaskResult
@@ -29,6 +31,10 @@ from diffembed.training.config import AdaptConfig, TrainConfig
 from diffembed.training.settings import resolve_path
 
 RECORD = "node.json"
+FAMILY = "family.json"
+"""The primary family as it was before the first result."""
+LOCK_TRIES, LOCK_WAIT_S = 5, 0.05
+"""A look at a lock holds it for a moment: who wants to work asks again before it takes the node for another's."""
 StateName = Literal["done", "running", "stale", "ready", "waiting"]
 
 
@@ -74,6 +80,8 @@ class Store:
         unfinished = [other for other in node.needs if states[other].name != "done"]
         record = self.record(node.name)
         if record is None:
+            if not unfinished and not self.has_weights(node):
+                return State(name="waiting", about=f"the weights of {node.parent} are not here")
             return State(name="waiting", about=f"for {', '.join(unfinished)}") if unfinished else State(name="ready")
         if reason := self._change(graph, node, record):
             return State(name="stale", about=reason)
@@ -126,11 +134,20 @@ class Store:
         """The folder of weights that a node starts from."""
         assert node.parent is not None
         folder = self.results / node.parent / node.weights
-        if not (folder / "embedder.json").is_file():
+        if not self.has_weights(node):
             raise CheckpointError(
                 f"the weights of {node.parent} are not in {folder}; remove {folder.parent} to have it run again"
             )
         return folder
+
+    def has_weights(self, node: Node) -> bool:
+        """Whether the weights a node starts from are on this machine: not all are committed, nor kept at each step."""
+        if node.parent is None:
+            return True
+        folder = self.results / node.parent / node.weights
+        if not (folder / CONFIG_FILE).is_file():
+            return False
+        return all((folder / adapter / WEIGHTS).is_file() for adapter in load_config(folder).adapters)
 
     def seconds_so_far(self, name: str) -> float | None:
         """Time spent on the newest run of a node that is not finished; None where none began."""
@@ -157,6 +174,17 @@ class Store:
         folders = sorted((self.results / name).glob("*/*/result.json"))
         return {result.task: result for result in (load_result(path.parent) for path in folders)}
 
+    def fingerprint(self, graph: Graph) -> str:
+        """Hash of the scores of every query that a report reads: any that changes changes it."""
+        names = [name for name in graph if self.is_current(graph, name)]
+        files = [
+            path
+            for name in names
+            for pattern in ("*/*/*.parquet", "*/*/result.json", "direction.json")
+            for path in sorted((self.results / name).glob(pattern))
+        ]
+        return hash_text("\n".join(f"{path.relative_to(self.results)} {hash_path(path)}" for path in files))[:16]
+
     def directions_of(self, name: str) -> list[dict[str, Any]]:
         """Rows of a direction node, as plain values."""
         found: list[dict[str, Any]] = json.loads((self.results / name / "direction.json").read_text(encoding="utf-8"))
@@ -179,11 +207,15 @@ class Store:
         """True while this process alone works on the node; False where another one does. Ends with the process."""
         self.runs.mkdir(parents=True, exist_ok=True)
         with (self.runs / f"{name}.lock").open("ab") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
+            for attempt in range(LOCK_TRIES):
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if attempt + 1 == LOCK_TRIES:
+                        yield False
+                        return
+                    time.sleep(LOCK_WAIT_S)
             yield True
 
 
