@@ -69,6 +69,7 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
 def atomic_folder(path: Path | str) -> Iterator[Path]:
     """A temporary folder beside `path`; renamed to it when the block ends well, deleted otherwise.
 
+    Files that a library made for their owner alone get the permissions that new files have here.
     Raises CheckpointError if `path` already exists and is not empty: nothing is overwritten.
     """
     path = Path(path)
@@ -79,7 +80,11 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
     try:
         with _disk_errors(path):
             yield part
-            part.chmod(0o777 & ~_umask())
+            mask = _umask()
+            part.chmod(0o777 & ~mask)
+            for file in part.rglob("*"):
+                if file.is_file() and not file.is_symlink():
+                    file.chmod(file.stat().st_mode | (0o666 & ~mask))
             if path.exists():
                 path.rmdir()
             part.replace(path)

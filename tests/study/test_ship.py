@@ -58,6 +58,9 @@ def test_a_shipped_model_is_the_arm_it_comes_from(copied, tmp_path):
         assert (user.name, user.attention, user.pooling) == (one.name, arm.attention, arm.pooling)
         assert user.max_tokens == user.backbone.max_tokens > arm.max_tokens
         np.testing.assert_allclose(vectors(user), vectors(arm), atol=1e-6)
+        # Whoever may read the settings may read the weights, which are written for their owner alone.
+        files = [path for path in one.folder.rglob("*") if path.is_file()]
+        assert len({path.stat().st_mode for path in files}) == 1 and len(files) == 6
     assert Embedder.load(str(shipped[1].folder)).attention == "causal"
     # A second time replaces what is there, and leaves nothing else behind.
     ship(plan, store, tmp_path / "shipped")
