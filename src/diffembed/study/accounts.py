@@ -110,6 +110,8 @@ def _unlike(findings: Findings) -> list[str]:
     read: dict[str, dict[str, list[str]]] = {}
     for name, record in findings.records.items():
         node = findings.graph[name]
+        if node.is_further:
+            continue
         codes.setdefault(node.kind, {}).setdefault(record["code_key"], []).append(name)
         if isinstance(node.config, TrainConfig):
             rows = f"training rows of seed {node.config.run.seed}"

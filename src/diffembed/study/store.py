@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -171,7 +172,7 @@ class Store:
 
     def results_of(self, name: str) -> dict[str, TaskResult]:
         """Task -> result of an evaluate node."""
-        folders = sorted((self.results / name).glob("*/*/result.json"))
+        folders = sorted((self.results / name).glob("*/*/result.json"), key=_by_number)
         return {result.task: result for result in (load_result(path.parent) for path in folders)}
 
     def fingerprint(self, graph: Graph) -> str:
@@ -217,6 +218,11 @@ class Store:
                         return
                     time.sleep(LOCK_WAIT_S)
             yield True
+
+
+def _by_number(path: Path) -> list[str]:
+    """Names in order, and needle-256 before needle-1024."""
+    return [part.zfill(9) if part.isdigit() else part for part in re.split(r"(\d+)", str(path))]
 
 
 def hash_inputs(node: Node) -> dict[str, str] | None:
