@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-MAX_WHEEL_BYTES = 1_000_000
-"""The wheel holds source and no weights."""
+MAX_SOURCE_BYTES, MAX_WHEEL_BYTES = 1_000_000, 33_000_000
+"""Of what is no adapter, packed; and with two adapters of at most 16 MB."""
 
 pytestmark = pytest.mark.slow
 
@@ -50,13 +50,17 @@ def diffembed(environment: Path, *arguments: str, cwd: Path, text: str = "") -> 
     )
 
 
-def test_the_wheel_holds_the_package_its_licence_and_no_weights(wheel: Path) -> None:
-    names = zipfile.ZipFile(wheel).namelist()
+def test_the_wheel_holds_the_package_its_licence_and_no_weights_but_adapters(wheel: Path) -> None:
+    infos = zipfile.ZipFile(wheel).infolist()
+    names = [info.filename for info in infos]
     ends = ("licenses/LICENSE", "licenses/NOTICE", "diffembed/py.typed", "diffembed/cli/encode.py", "entry_points.txt")
+    ends += ("gemma-3-270m-diffusion/adapter-0/adapter_model.safetensors", "gemma-3-270m-diffusion/NOTICE")
     for end in ends:
         assert any(name.endswith(end) for name in names), f"{end} is missing"
     assert all(name.startswith("diffembed") for name in names)
     assert wheel.stat().st_size < MAX_WHEEL_BYTES
+    others = [info for info in infos if not info.filename.endswith("adapter_model.safetensors")]
+    assert sum(info.compress_size for info in others) < MAX_SOURCE_BYTES
 
 
 def test_it_encodes(environment: Path, tmp_path: Path) -> None:

@@ -109,6 +109,21 @@ MODELS: dict[str, ModelSpec] = {
         ),
         *(
             ModelSpec(
+                name=f"gemma-3-270m-{short}",
+                source="shipped",
+                family="gemma3_text",
+                base="gemma-3-270m",
+                extra="gemma",
+                licence="Gemma terms of use",
+                summary=f"embedder: {made}",
+            )
+            for short, made in (
+                ("diffusion", "masked-diffusion adaptation, then fine-tuned, bidirectional"),
+                ("ar", "its causal twin: the same tokens and rows, no diffusion"),
+            )
+        ),
+        *(
+            ModelSpec(
                 name=f"tiny-{short}",
                 source="tiny",
                 family=family,

@@ -37,6 +37,8 @@ DEFAULT_SYSTEMS = (
     "gemma-3-270m:causal:last",
     "gemma-3-270m:causal:mean",
     "gemma-3-270m:bidirectional:mean",
+    "gemma-3-270m-ar",
+    "gemma-3-270m-diffusion",
 )
 BUDGET_S = 240.0
 """Predicted encoding time the automatic draw stays below; chosen so that the whole job ends within six minutes."""
