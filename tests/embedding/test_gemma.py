@@ -54,7 +54,8 @@ def test_long_texts_equal_transformers_eager(attention):
     embedder = Embedder(packed, is_normalised=False)
     eager = load_backbone(NAME, attention=attention, dtype="float32", kernel="eager")
     text = " ".join(ragged_texts(120, seed=1))
-    for length in (1500, 2600):
+    # Past both edges of a sliding window, 512 and 1,025 keys wide; the longer one where attention looks both ways.
+    for length in (1500, 2600) if attention == "bidirectional" else (1500,):
         ids = packed.tokenizer(text).input_ids[:length]
         assert len(ids) == length
         tokens = embedder.tokenize([packed.tokenizer.decode(ids[1:])])[0].windows[0]
