@@ -76,6 +76,23 @@ def printed(comparison, width=80):
     return re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue())
 
 
+def test_a_long_name_goes_on_after_a_hyphen(comparison):
+    renamed = {
+        "gemma-3-270m:causal:last": "gemma-3-270m-diffusion",
+        "gemma-3-270m:causal:mean": "a-long-name-of-a-model:causal",
+    }
+    systems = [dataclasses.replace(one, label=renamed.get(one.label, one.label)) for one in comparison.systems]
+    scores = {renamed.get(label, label): found for label, found in comparison.scores.items()}
+    lines = [
+        line.split("  ")[0]
+        for line in printed(dataclasses.replace(comparison, systems=systems, scores=scores)).splitlines()
+    ]
+    place = lines.index("gemma-3-270m-")
+    assert lines[place + 1] == "diffusion"
+    place = lines.index("a-long-name-of-a-")
+    assert lines[place + 1 : place + 3] == ["model", "causal"]
+
+
 def test_the_table_fits_80_columns_and_loses_nothing(comparison):
     text = printed(comparison)
     lines = [line.rstrip() for line in text.splitlines()]

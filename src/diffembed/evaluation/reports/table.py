@@ -3,6 +3,7 @@
 Read `print_comparison`. Three groups stand side by side; more follow below. This module computes nothing.
 """
 
+import textwrap
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -76,9 +77,11 @@ def _score_table(comparison: Comparison, groups: Sequence[str]) -> Table:
 
 
 def _name(system: SystemOutcome) -> Text:
-    """The model on one line, attention and pooling below."""
+    """The model on one line, attention and pooling below; a long name goes on in the next line after a hyphen."""
     model, _, rest = system.label.partition(":")
-    return Text(model).append(f"\n{rest.replace(':', ', ')}" if rest else "\n", style="dim")
+    lines = textwrap.wrap(model, NAME_WIDTH) or [""]
+    below = rest.replace(":", ", ")
+    return Text("\n".join(lines)).append(f"\n{below}" if below or len(lines) == 1 else "", style="dim")
 
 
 def _cell(score: GroupScore | None, best: float) -> Text:
