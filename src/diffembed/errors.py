@@ -38,6 +38,12 @@ class ConfigError(DiffEmbedError):
     """Settings that contradict each other, are out of range, or would have no effect."""
 
 
+def require(condition: bool, sentence: str) -> None:
+    """Raises ConfigError with the sentence unless the condition holds."""
+    if not condition:
+        raise ConfigError(sentence)
+
+
 class InputError(DiffEmbedError):
     """Texts, files or rows that cannot be used."""
 

@@ -109,7 +109,7 @@ MODELS: dict[str, ModelSpec] = {
         ),
         *(
             ModelSpec(
-                name=f"gemma-3-270m-{short}",
+                name=name,
                 source="shipped",
                 family="gemma3_text",
                 base="gemma-3-270m",
@@ -117,9 +117,9 @@ MODELS: dict[str, ModelSpec] = {
                 licence="Gemma terms of use",
                 summary=f"embedder: {made}",
             )
-            for short, made in (
-                ("diffusion", "masked-diffusion adaptation, then fine-tuned, bidirectional"),
-                ("ar", "its causal twin: the same tokens and rows, no diffusion"),
+            for name, made in (
+                ("gemma-3-270m-diffusion", "masked-diffusion adaptation, then fine-tuned, bidirectional"),
+                ("gemma-3-270m-ar", "causal twin of it, same tokens and rows, no diffusion"),
             )
         ),
         *(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from diffembed.provenance import to_plain
 from diffembed.study.contamination import contamination_key
 from diffembed.study.cost import costs_key, predicted_share
-from diffembed.study.findings import Findings, is_in_domain
+from diffembed.study.findings import Findings, marked
 from diffembed.study.page import Block, Heading, Items, Paragraph, Table
 from diffembed.study.run import chosen_rates
 from diffembed.study.store import FAMILY, Store
@@ -152,7 +152,7 @@ def contamination_blocks(findings: Findings, store: Store) -> list[Block]:
         kinds[finding["kind"], finding["task"]] = kinds.get((finding["kind"], finding["task"]), 0) + 1
     rows = [
         [
-            task + (" \\*" if is_in_domain(findings.plan, task) else ""),
+            marked(findings.plan, task),
             f"{facts['num_texts']:,}",
             f"{100 * facts['mean_cover']:.1f} %",
             f"{100 * facts['max_cover']:.0f} %",

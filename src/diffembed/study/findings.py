@@ -26,6 +26,8 @@ from diffembed.study.plan import StudyPlan
 from diffembed.study.run import chosen_rates
 from diffembed.study.store import Store
 
+MARK = " \\*"
+"""Behind the names of in-domain tasks, and of skills that hold one."""
 NUM_REDRAWS = 1_000
 """Of a rank correlation, which is computed anew for each; means over queries take significance.NUM_RESAMPLES."""
 Floats = NDArray[np.float64]
@@ -175,6 +177,11 @@ def is_in_domain(plan: StudyPlan, task: str) -> bool:
         spec.name == task and not trained.isdisjoint(spec.kin) for suite in plan.evaluation.suites if suite in SUITES
         for spec in SUITES[suite].tasks
     )  # fmt: skip
+
+
+def marked(plan: StudyPlan, task: str) -> str:
+    """A task as tables name it."""
+    return task + (MARK if is_in_domain(plan, task) else "")
 
 
 def _systems(graph: Graph, current: Mapping[str, Any], store: Store) -> dict[str, Seeds]:

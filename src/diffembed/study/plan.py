@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from diffembed.backbones.registry import MODELS
 from diffembed.data.files import row_file_stem
-from diffembed.errors import ConfigError, UnknownNameError
+from diffembed.errors import ConfigError, UnknownNameError, require
 from diffembed.evaluation.suites.named import SUITES, find_suite
 from diffembed.evaluation.systems.recipes import group_names
 from diffembed.study.sections import (
@@ -26,7 +26,6 @@ from diffembed.study.sections import (
     LearningRatePlan,
     Objective,
     ShippedPlan,
-    require,
 )
 from diffembed.training.config import OptimiserConfig
 from diffembed.training.settings import read_config, resolve_path

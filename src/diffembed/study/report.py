@@ -16,12 +16,11 @@ from diffembed.study.accounts import (
     rates_blocks,
 )
 from diffembed.study.claims import judge, p_text
-from diffembed.study.findings import Findings, SkillTest, find, first_seed_score, is_in_domain, task_value
+from diffembed.study.findings import MARK, Findings, SkillTest, find, first_seed_score, is_in_domain, marked, task_value
 from diffembed.study.page import Block, Heading, Items, Paragraph, Table, render_html, render_markdown
 from diffembed.study.plan import StudyPlan
 from diffembed.study.store import Store
 
-MARK = " \\*"
 SINGLE = " (one seed)"
 
 
@@ -126,18 +125,13 @@ def _claims(findings: Findings) -> list[Block]:
 
 def _measured_on(findings: Findings, skill: str) -> str:
     """The tasks behind the name of a skill, which is larger than they are."""
-    tasks = [_marked(findings, task) for task in findings.plan.primary.skills[skill]]
+    tasks = [marked(findings.plan, task) for task in findings.plan.primary.skills[skill]]
     note = f"; {MARK.strip()} in-domain" if any(task.endswith(MARK) for task in tasks) else ""
     return f"Measured on {', '.join(tasks)}{note}."
 
 
-def _marked(findings: Findings, task: str) -> str:
-    return task + (MARK if is_in_domain(findings.plan, task) else "")
-
-
-def _domain_note(findings: Findings, skill: str) -> str:
-    marked = [task for task in findings.plan.primary.skills[skill] if is_in_domain(findings.plan, task)]
-    return f" (in-domain: {', '.join(marked)})" if marked else ""
+def _marked_skill(findings: Findings, skill: str) -> str:
+    return skill + (MARK if any(is_in_domain(findings.plan, t) for t in findings.plan.primary.skills[skill]) else "")
 
 
 def _primary(findings: Findings) -> list[Block]:
@@ -174,9 +168,8 @@ def _factors(findings: Findings) -> str:
 
 def _test_row(findings: Findings, test: SkillTest) -> list[str]:
     interval = test.comparison.difference
-    mark = MARK if _domain_note(findings, test.skill) else ""
     return [
-        test.skill + mark,
+        _marked_skill(findings, test.skill),
         f"{test.a} - {test.b}" + (SINGLE if test.is_single else ""),
         f"{100 * interval.value:+.1f}",
         f"{100 * interval.low:+.1f} to {100 * interval.high:+.1f}",
@@ -192,7 +185,7 @@ def _systems(findings: Findings) -> list[Block]:
     for name, seeds in findings.systems.items():
         by_skill = findings.scores[name]
         rows.append([name, str(len(seeds)), *(_score(by_skill.get(skill)) for skill in skills)])
-    columns = [skill + (MARK if _domain_note(findings, skill) else "") for skill in skills]
+    columns = [_marked_skill(findings, skill) for skill in skills]
     return [
         Heading("Every system"),
         Paragraph(
@@ -215,7 +208,7 @@ def _tasks(findings: Findings) -> list[Block]:
         values = [
             f"{100 * mean([task_value(r) for r in results]):.1f}" if results else "-" for results in found.values()
         ]
-        rows.append([_marked(findings, task), main, f"{100 * cut:.0f} %", *values])
+        rows.append([marked(findings.plan, task), main, f"{100 * cut:.0f} %", *values])
     if not rows:
         return []
     return [
@@ -260,7 +253,7 @@ def _directions(findings: Findings) -> list[Block]:
                 change = f"{100 * interval.value:+.1f} ({100 * interval.low:+.1f} to {100 * interval.high:+.1f})"
             score = 100 * row["score"]["value"]
             rows.append(
-                [arm, _marked(findings, row["task"]), row["variant"], f"{score:.1f}", change, p_text(row["p_holm"])]
+                [arm, marked(findings.plan, row["task"]), row["variant"], f"{score:.1f}", change, p_text(row["p_holm"])]
             )
     if not rows:
         return []

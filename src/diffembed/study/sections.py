@@ -10,7 +10,7 @@ from typing import Literal
 
 from diffembed.backbones.registry import Attention
 from diffembed.embedding.text import TextTemplate
-from diffembed.errors import ConfigError, UnknownNameError
+from diffembed.errors import UnknownNameError, require
 from diffembed.evaluation.suites.named import COUNTED_BY
 from diffembed.training.config import (
     BatchConfig,
@@ -26,12 +26,6 @@ Objective = Literal["none", "diffusion", "mntp", "causal"]
 SHIPPED_NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
 FACTORS = ("backbone", "attention", "objective", "pooling", "pools_instruction", "num_steps")
 """What arms may differ in; their seeds are repetitions, and the learning rate follows from the attention."""
-
-
-def require(condition: bool, sentence: str) -> None:
-    """Raises ConfigError with the sentence unless the condition holds."""
-    if not condition:
-        raise ConfigError(sentence)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from diffembed.backbones.registry import MODELS, find_model
 from diffembed.embedding.checkpoint import EmbedderConfig
 from diffembed.evaluation.scoring import TaskResult
-from diffembed.study.findings import is_in_domain
+from diffembed.study.findings import marked
 from diffembed.study.graph import Graph, adaptation_name, shipped_node
 from diffembed.study.page import Block, Heading, Items, Paragraph, Table, render_markdown
 from diffembed.study.plan import StudyPlan
@@ -108,7 +108,7 @@ def _scores(plan: StudyPlan, name: str, mine: Results, others: Mapping[str, Resu
         interval, cut = result.scores[result.main], result.truncated_fraction
         rows.append(
             [
-                task + (" \\*" if is_in_domain(plan, task) else ""),
+                marked(plan, task),
                 result.main,
                 "-" if cut is None else f"{100 * cut:.0f} %",
                 f"{100 * interval.value:.1f} ({100 * interval.low:.1f} to {100 * interval.high:.1f})",

@@ -12,14 +12,9 @@ from diffembed.data.formats import DEFAULT_MAX_BAD_ROWS
 from diffembed.data.mixing import MixConfig
 from diffembed.data.source_config import SourceConfig
 from diffembed.embedding.text import TextTemplate
-from diffembed.errors import ConfigError
+from diffembed.errors import require
 
 SEVEN_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-
-
-def _check(condition: bool, sentence: str) -> None:
-    if not condition:
-        raise ConfigError(sentence)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +51,12 @@ class LoraConfig:
     """Number format of the adapters; `model` avoids casts; the optimiser keeps float32 copies anyway."""
 
     def __post_init__(self) -> None:
-        _check(self.rank > 0, f"rank is {self.rank}; it must be positive")
-        _check(self.alpha is None or self.alpha > 0, f"alpha is {self.alpha}; it must be positive")
-        _check(0 <= self.dropout < 1, f"dropout is {self.dropout}; it must lie in [0, 1)")
-        _check(bool(self.targets), "targets is empty; name the linear layers, or set lora to null to train all weights")
+        require(self.rank > 0, f"rank is {self.rank}; it must be positive")
+        require(self.alpha is None or self.alpha > 0, f"alpha is {self.alpha}; it must be positive")
+        require(0 <= self.dropout < 1, f"dropout is {self.dropout}; it must lie in [0, 1)")
+        require(
+            bool(self.targets), "targets is empty; name the linear layers, or set lora to null to train all weights"
+        )
 
     @property
     def scale_alpha(self) -> int:
@@ -85,12 +82,12 @@ class OptimiserConfig:
     """Gradients longer than this are shortened to it; > 0."""
 
     def __post_init__(self) -> None:
-        _check(self.learning_rate > 0, f"learning_rate is {self.learning_rate}; it must be positive")
-        _check(self.warmup_steps >= 0, f"warmup_steps is {self.warmup_steps}; it must not be negative")
-        _check(self.weight_decay >= 0, f"weight_decay is {self.weight_decay}; it must not be negative")
-        _check(self.max_grad_norm > 0, f"max_grad_norm is {self.max_grad_norm}; it must be positive")
+        require(self.learning_rate > 0, f"learning_rate is {self.learning_rate}; it must be positive")
+        require(self.warmup_steps >= 0, f"warmup_steps is {self.warmup_steps}; it must not be negative")
+        require(self.weight_decay >= 0, f"weight_decay is {self.weight_decay}; it must not be negative")
+        require(self.max_grad_norm > 0, f"max_grad_norm is {self.max_grad_norm}; it must be positive")
         is_wsd = self.schedule == "warmup_stable_decay"
-        _check(
+        require(
             is_wsd == (self.decay_steps is not None),
             "decay_steps belongs to schedule: warmup_stable_decay, and only to it",
         )
@@ -120,18 +117,18 @@ class RunConfig:
     """Where the metrics go besides metrics.jsonl."""
 
     def __post_init__(self) -> None:
-        _check(bool(self.output), "output is empty; name the folder of the run")
-        _check(self.seed >= 0, f"seed is {self.seed}; it must not be negative")
-        _check(self.num_epochs > 0, f"num_epochs is {self.num_epochs}; it must be positive")
+        require(bool(self.output), "output is empty; name the folder of the run")
+        require(self.seed >= 0, f"seed is {self.seed}; it must not be negative")
+        require(self.num_epochs > 0, f"num_epochs is {self.num_epochs}; it must be positive")
         for name in ("schedule_steps", "stop_after_steps", "save_every_steps", "keep_checkpoints", "log_every_steps"):
             value = getattr(self, name)
-            _check(value is None or value > 0, f"{name} is {value}; it must be positive")
-        _check(
+            require(value is None or value > 0, f"{name} is {value}; it must be positive")
+        require(
             self.schedule_steps is None or self.num_epochs == 1.0,
             "schedule_steps and num_epochs both set the length of the schedule; set one of them",
         )
         if self.stop_after_steps is not None and self.schedule_steps is not None:
-            _check(
+            require(
                 self.stop_after_steps <= self.schedule_steps,
                 f"stop_after_steps {self.stop_after_steps} lies behind the schedule's end, {self.schedule_steps}",
             )
@@ -153,7 +150,7 @@ class DevelopmentConfig:
     """Which weights the run gives: those of the last step, or those of the highest score."""
 
     def __post_init__(self) -> None:
-        _check(self.every_steps > 0, f"every_steps is {self.every_steps}; it must be positive")
+        require(self.every_steps > 0, f"every_steps is {self.every_steps}; it must be positive")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,10 +174,10 @@ class DataConfig:
     """Of the draw; apart from the run's seed, so that runs of several seeds share their development data; >= 0."""
 
     def __post_init__(self) -> None:
-        _check(bool(self.sources), "sources is empty; name at least one")
+        require(bool(self.sources), "sources is empty; name at least one")
         for name in ("set_aside_values", "set_aside_seed"):
-            _check(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; it must not be negative")
-        _check(self.max_bad_rows >= 0, f"max_bad_rows is {self.max_bad_rows}; it must not be negative")
+            require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; it must not be negative")
+        require(self.max_bad_rows >= 0, f"max_bad_rows is {self.max_bad_rows}; it must not be negative")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,20 +207,22 @@ class LossConfig:
     """Widths at which the loss is applied and averaged, the full one among them; empty for the full one only."""
 
     def __post_init__(self) -> None:
-        _check(self.temperature > 0, f"temperature is {self.temperature}; it must be positive")
-        _check(self.num_negatives >= 0, f"num_negatives is {self.num_negatives}; it must not be negative")
+        require(self.temperature > 0, f"temperature is {self.temperature}; it must be positive")
+        require(self.num_negatives >= 0, f"num_negatives is {self.num_negatives}; it must not be negative")
         margin = self.false_negative_margin
-        _check(margin is None or margin >= 0, f"false_negative_margin is {margin}; it must not be negative")
-        _check(all(dim > 0 for dim in self.matryoshka_dims), f"matryoshka_dims {self.matryoshka_dims} must be positive")
-        _check(
+        require(margin is None or margin >= 0, f"false_negative_margin is {margin}; it must not be negative")
+        require(
+            all(dim > 0 for dim in self.matryoshka_dims), f"matryoshka_dims {self.matryoshka_dims} must be positive"
+        )
+        require(
             self.num_negatives > 0 or not self.borrows_negatives, "borrows_negatives has no effect: num_negatives is 0"
         )
         if self.kind == "explicit":
-            _check(self.num_negatives > 0, "kind: explicit compares a row with its own negatives; set num_negatives")
-            _check(not self.uses_query_negatives, "uses_query_negatives has no effect with kind: explicit")
-            _check(margin is None, "false_negative_margin has no effect with kind: explicit")
+            require(self.num_negatives > 0, "kind: explicit compares a row with its own negatives; set num_negatives")
+            require(not self.uses_query_negatives, "uses_query_negatives has no effect with kind: explicit")
+            require(margin is None, "false_negative_margin has no effect with kind: explicit")
         if self.kind == "simcse":
-            _check(self.num_negatives == 0, "kind: simcse has no hard negatives; set num_negatives: 0")
+            require(self.num_negatives == 0, "kind: simcse has no hard negatives; set num_negatives: 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,11 +240,11 @@ class BatchConfig:
     forward pass; none holds all of the batch."""
 
     def __post_init__(self) -> None:
-        _check(self.rows > 1, f"rows is {self.rows}; a contrastive batch needs at least 2")
+        require(self.rows > 1, f"rows is {self.rows}; a contrastive batch needs at least 2")
         for name in ("query_max_tokens", "document_max_tokens"):
-            _check(getattr(self, name) > 0, f"{name} is {getattr(self, name)}; it must be positive")
+            require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}; it must be positive")
         budget = self.mini_batch_tokens
-        _check(budget is None or budget > 0, f"mini_batch_tokens is {budget}; it must be positive")
+        require(budget is None or budget > 0, f"mini_batch_tokens is {budget}; it must be positive")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,8 +273,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         dropout = self.lora.dropout if self.lora is not None else 0.0
         if self.loss.kind == "simcse":
-            _check(dropout > 0, "kind: simcse tells two views apart by dropout; set lora.dropout above 0")
-        _check(
+            require(dropout > 0, "kind: simcse tells two views apart by dropout; set lora.dropout above 0")
+        require(
             not (self.model.gradient_checkpointing and self.batch.mini_batch_tokens is not None),
             "gradient_checkpointing and mini_batch_tokens each recompute the forward pass; set one of them",
         )
@@ -297,13 +296,13 @@ class TextConfig:
     """Rows of held-out text to measure on, evenly spread over the files; > 0."""
 
     def __post_init__(self) -> None:
-        _check(bool(self.files), "files is empty; name text files or folders")
-        _check(bool(self.held_out), "held_out is empty; name text that is not trained on")
-        _check(self.row_tokens > 1, f"row_tokens is {self.row_tokens}; it must be at least 2")
-        _check(self.held_out_rows > 0, f"held_out_rows is {self.held_out_rows}; it must be positive")
-        _check(self.max_tokens is None or self.max_tokens > 0, f"max_tokens is {self.max_tokens}; it must be positive")
+        require(bool(self.files), "files is empty; name text files or folders")
+        require(bool(self.held_out), "held_out is empty; name text that is not trained on")
+        require(self.row_tokens > 1, f"row_tokens is {self.row_tokens}; it must be at least 2")
+        require(self.held_out_rows > 0, f"held_out_rows is {self.held_out_rows}; it must be positive")
+        require(self.max_tokens is None or self.max_tokens > 0, f"max_tokens is {self.max_tokens}; it must be positive")
         shared = set(self.files) & set(self.held_out)
-        _check(not shared, f"{', '.join(sorted(shared))} is both trained on and held out")
+        require(not shared, f"{', '.join(sorted(shared))} is both trained on and held out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -328,18 +327,18 @@ class ObjectiveConfig:
     """The token that masks; none takes the tokenizer's own. Name an unused token where there is none."""
 
     def __post_init__(self) -> None:
-        _check(0 < self.t_min < 1, f"t_min is {self.t_min}; it must lie in (0, 1)")
-        _check(0 < self.rate <= 1, f"rate is {self.rate}; it must lie in (0, 1]")
+        require(0 < self.t_min < 1, f"t_min is {self.t_min}; it must lie in (0, 1)")
+        require(0 < self.rate <= 1, f"rate is {self.rate}; it must lie in (0, 1]")
         shares = (self.mask_fraction, self.random_fraction)
-        _check(min(shares) >= 0 and sum(shares) <= 1 + 1e-9, "mask_fraction and random_fraction must be shares of one")
+        require(min(shares) >= 0 and sum(shares) <= 1 + 1e-9, "mask_fraction and random_fraction must be shares of one")
         for names, kind in (
             (("schedule", "t_min", "low_discrepancy"), "diffusion"),
             (("rate", "mask_fraction", "random_fraction"), "mntp"),
         ):
             for name in names:
                 is_default = getattr(self, name) == type(self).__dataclass_fields__[name].default
-                _check(self.kind == kind or is_default, f"{name} has no effect with kind: {self.kind}")
-        _check(self.kind != "causal" or self.mask_token is None, "mask_token has no effect with kind: causal")
+                require(self.kind == kind or is_default, f"{name} has no effect with kind: {self.kind}")
+        require(self.kind != "causal" or self.mask_token is None, "mask_token has no effect with kind: causal")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -352,8 +351,8 @@ class StepConfig:
     """Rows of one process whose activations are held at a time; > 0."""
 
     def __post_init__(self) -> None:
-        _check(self.micro_rows > 0, f"micro_rows is {self.micro_rows}; it must be positive")
-        _check(
+        require(self.micro_rows > 0, f"micro_rows is {self.micro_rows}; it must be positive")
+        require(
             self.rows > 0 and self.rows % self.micro_rows == 0,
             f"rows {self.rows} must be a positive multiple of micro_rows {self.micro_rows}",
         )
@@ -384,12 +383,12 @@ class AdaptConfig:
 
     def __post_init__(self) -> None:
         if self.development is not None:
-            _check(
+            require(
                 self.development.suite != "set_aside", "text has no rows to set aside; name a suite or a task folder"
             )
-        _check(self.measure_every_steps > 0, f"measure_every_steps is {self.measure_every_steps}; it must be positive")
+        require(self.measure_every_steps > 0, f"measure_every_steps is {self.measure_every_steps}; it must be positive")
         wanted = "causal" if self.objective.kind == "causal" else "bidirectional"
-        _check(
+        require(
             self.model.attention in (None, wanted),
             f"kind: {self.objective.kind} trains {wanted} attention, model.attention says {self.model.attention}",
         )
