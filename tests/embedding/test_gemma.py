@@ -74,14 +74,14 @@ def test_long_texts_equal_transformers_eager(attention):
 
 
 def test_same_text_same_vector():
-    texts = ragged_texts(40, longest=120)
+    texts = ragged_texts(24, longest=120)
     embedder = Embedder.load(NAME, attention="bidirectional", dtype="float32")
     vectors = embedder.encode_documents(texts)
     order = np.random.default_rng(0).permutation(len(texts))
     np.testing.assert_allclose(embedder.encode_documents([texts[i] for i in order]), vectors[order], atol=1e-5)
     alone = np.concatenate([embedder.encode_documents([text]) for text in texts[::8]])
     np.testing.assert_allclose(alone, vectors[::8], atol=1e-5)
-    assert np.linalg.matrix_rank(vectors) > 32
+    assert np.linalg.matrix_rank(vectors) > 20
     if has_bfloat16_units():
         narrow = Embedder.load(NAME, attention="bidirectional", dtype="bfloat16").encode_documents(texts)
         assert (narrow * vectors).sum(1).min() >= 0.999
