@@ -143,13 +143,20 @@ def test_a_model_is_trained_on_before_it_is_shipped(copied, values, tmp_path, ca
     values = values | {
         "shipped": {
             "models": {"tiny-diffusion": "diffusion"},
-            "licences": LICENCES,
+            "licences": {**LICENCES, "more": "MIT"},
             "notice": "Pass this on.",
-            "further_steps": 2,
-            "batch": {"rows": 8, "query_max_tokens": 40, "document_max_tokens": 96},
-            "suites": {"data/finding": []},
+            "further": {
+                "num_steps": 2,
+                "data": {
+                    "sources": [{"kind": "rows", "path": "data/more.jsonl", "name": "more"}],
+                    "mix": {"weights": {"more": 1}},
+                },
+                "batch": {"rows": 8, "query_max_tokens": 40, "document_max_tokens": 96},
+                "suites": {"data/finding": []},
+            },
         }
     }
+    shutil.copy("data/rows.jsonl", "data/more.jsonl")
     Path("plan.yaml").write_text(json.dumps(values), encoding="utf-8")
     plan = load_plan("plan.yaml")
     new = set(make_graph(plan)) - set(make_graph(replace(plan, shipped=None)))
@@ -164,6 +171,8 @@ def test_a_model_is_trained_on_before_it_is_shipped(copied, values, tmp_path, ca
     assert capsys.readouterr().out.startswith("shipped/tiny-diffusion: from train-tiny-diffusion, rank 6, ")
     card = (tmp_path / "shipped" / "tiny-diffusion" / "README.md").read_text(encoding="utf-8")
     assert "then 2 of 8, read to 96 tokens" in card and "texts of at most 96 tokens" in card
+    assert "| rows | share of batches | share of the further ones | licence |" in card
+    assert "| rows | - | - | CC0-1.0 |\n| more | - | 100 % | MIT |" in card
     (shipped,) = ship(plan, store, tmp_path / "shipped")
     assert (shipped.node, shipped.rank, shipped.num_scores) == ("train-tiny-diffusion", 6, 1)
     user = Embedder.load(str(shipped.folder), dtype="float32")

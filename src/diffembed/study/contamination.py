@@ -122,14 +122,15 @@ def contamination_key(plan: StudyPlan) -> str:
 def _row_configs(plan: StudyPlan) -> list[TrainConfig]:
     """One training run for each choice of rows: seeds draw other negatives from the same rows."""
     nodes = [node.config for node in make_graph(plan).values() if isinstance(node.config, TrainConfig)]
-    return list({json.dumps([config.data.set_aside_seed, config.run.seed]): config for config in nodes}.values())
+    return list({hash_config([config.data, config.run.seed]): config for config in nodes}.values())
 
 
 def _tested(plan: StudyPlan) -> dict[str, tuple[str, ...]]:
     """Suite -> tasks, empty for all, of everything that a report or a card shows a score of."""
     asked = [plan.evaluation.suites]
     asked += [plan.direction.suites] if plan.direction is not None else []
-    asked += [plan.shipped.suites] if plan.shipped is not None else []
+    further = plan.shipped.further if plan.shipped is not None else None
+    asked += [further.suites] if further is not None else []
     found: dict[str, tuple[str, ...]] = {}
     for suites in asked:
         for name, tasks in suites.items():

@@ -3,7 +3,7 @@
 Read `find`. Only per-query values on disk are read; nothing is encoded or trained, and every draw is seeded.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -170,18 +170,17 @@ def first_seed_score(findings: Findings, system: str, skill: str) -> Interval | 
     return score_skill(seeds, family.skills[skill], level=family.level, seed=findings.plan.seed)
 
 
-def is_in_domain(plan: StudyPlan, task: str) -> bool:
-    """Whether the plan trains on rows of the same kind."""
-    trained = set(plan.row_sets)
+def is_in_domain(task: str, row_sets: Iterable[str]) -> bool:
+    """Whether rows of the same kind are among those that were trained on."""
+    trained = set(row_sets)
     return any(
-        spec.name == task and not trained.isdisjoint(spec.kin) for suite in plan.evaluation.suites if suite in SUITES
-        for spec in SUITES[suite].tasks
-    )  # fmt: skip
+        spec.name == task and not trained.isdisjoint(spec.kin) for suite in SUITES.values() for spec in suite.tasks
+    )
 
 
-def marked(plan: StudyPlan, task: str) -> str:
-    """A task as tables name it."""
-    return task + (MARK if is_in_domain(plan, task) else "")
+def marked(task: str, row_sets: Iterable[str]) -> str:
+    """A task as tables name it, beside models that were trained on these sets."""
+    return task + (MARK if is_in_domain(task, row_sets) else "")
 
 
 def _systems(graph: Graph, current: Mapping[str, Any], store: Store) -> dict[str, Seeds]:

@@ -210,25 +210,28 @@ def shipped_node(plan: StudyPlan, name: str) -> str:
     """The train node whose model is shipped under a name."""
     assert plan.shipped is not None
     arm = plan.shipped.models[name]
-    return f"train-{name}" if plan.shipped.further_steps else f"train-{arm}-s{plan.arms[arm].seeds[0]}"
+    return f"train-{name}" if plan.shipped.further is not None else f"train-{arm}-s{plan.arms[arm].seeds[0]}"
 
 
 def _shipped(plan: StudyPlan, rates: Mapping[Attention, float]) -> list[Node]:
     shipped, nodes = plan.shipped, []
-    if shipped is None or not shipped.further_steps:
+    if shipped is None or shipped.further is None:
         return []
+    further = shipped.further
     for name, arm in shipped.models.items():
         seed = plan.arms[arm].seeds[0]
         rate, waits_for = _rate(plan, plan.arms[arm].attention, rates)
         first = _train(plan, arm, seed, rate, waits_for)
         assert isinstance(first.config, TrainConfig)
-        run = replace(first.config.run, seed=seed + FURTHER_SEED, schedule_steps=shipped.further_steps)
-        config = replace(first.config, batch=shipped.batch or first.config.batch, run=run)
+        run = replace(first.config.run, seed=seed + FURTHER_SEED, schedule_steps=further.num_steps)
+        config = replace(
+            first.config, data=further.data or first.config.data, batch=further.batch or first.config.batch, run=run
+        )
         train = Node(
             name=shipped_node(plan, name), kind="train", config=config, parent=first.name, arm=name, seed=seed,
             is_further=True,
         )  # fmt: skip
-        score = _score(plan, shipped.suites or plan.evaluation.suites)
+        score = _score(plan, further.suites or plan.evaluation.suites)
         nodes += [
             train,
             Node(name=f"evaluate-{name}", kind="evaluate", config=score, parent=train.name, arm=name, is_further=True),

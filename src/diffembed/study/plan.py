@@ -27,7 +27,7 @@ from diffembed.study.sections import (
     Objective,
     ShippedPlan,
 )
-from diffembed.training.config import OptimiserConfig
+from diffembed.training.config import DataConfig, OptimiserConfig
 from diffembed.training.settings import read_config, resolve_path
 
 
@@ -93,12 +93,17 @@ class StudyPlan:
 
     @property
     def row_sets(self) -> tuple[str, ...]:
-        """Names of the sets of rows that fine-tuning reads."""
-        return tuple(
-            name
-            for source in self.fine_tuning.data.sources
-            for name in source.sets or (source.name or row_file_stem(Path(source.path or source.kind)),)
-        )
+        """Names of the sets of rows that the fine-tuning of the arms reads."""
+        return _row_sets([self.fine_tuning.data])
+
+    @property
+    def shipped_row_sets(self) -> tuple[str, ...]:
+        """Names of the sets of rows that shipped models have read, those of the arms first."""
+        return _row_sets(self._shipped_data())
+
+    def _shipped_data(self) -> list[DataConfig]:
+        further = self.shipped.further if self.shipped is not None else None
+        return [self.fine_tuning.data, *([further.data] if further is not None and further.data is not None else [])]
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -194,7 +199,7 @@ class StudyPlan:
                 spec is None or spec.source != "shipped",
                 f"the backbone of {arm} is shipped itself; a card would not tell what that was trained on",
             )
-        for source in self.fine_tuning.data.sources:
+        for source in (source for data in self._shipped_data() for source in data.sources):
             whole = source.kind in ("folder", "public_e5", "reasonir") and not source.sets
             require(not whole, f"shipped models need the sets of every {source.kind} source named, for their licences")
 
@@ -244,10 +249,20 @@ def _suites(plan: StudyPlan) -> Iterator[tuple[str, Mapping[str, tuple[str, ...]
     yield "evaluation.suites", plan.evaluation.suites, "test"
     if plan.direction is not None:
         yield "direction.suites", plan.direction.suites, "test"
-    if plan.shipped is not None:
-        yield "shipped.suites", plan.shipped.suites, "test"
+    if plan.shipped is not None and plan.shipped.further is not None:
+        yield "shipped.further.suites", plan.shipped.further.suites, "test"
     if plan.learning_rates is not None:
         yield "learning_rates.suites", plan.learning_rates.suites, "development"
+
+
+def _row_sets(read: Sequence[DataConfig]) -> tuple[str, ...]:
+    names = (
+        name
+        for data in read
+        for source in data.sources
+        for name in source.sets or (source.name or row_file_stem(Path(source.path or source.kind)),)
+    )
+    return tuple(dict.fromkeys(names))
 
 
 def _refuse_namesakes(place: str, suites: Mapping[str, tuple[str, ...]]) -> None:

@@ -125,13 +125,14 @@ def _claims(findings: Findings) -> list[Block]:
 
 def _measured_on(findings: Findings, skill: str) -> str:
     """The tasks behind the name of a skill, which is larger than they are."""
-    tasks = [marked(findings.plan, task) for task in findings.plan.primary.skills[skill]]
+    tasks = [marked(task, findings.plan.row_sets) for task in findings.plan.primary.skills[skill]]
     note = f"; {MARK.strip()} in-domain" if any(task.endswith(MARK) for task in tasks) else ""
     return f"Measured on {', '.join(tasks)}{note}."
 
 
 def _marked_skill(findings: Findings, skill: str) -> str:
-    return skill + (MARK if any(is_in_domain(findings.plan, t) for t in findings.plan.primary.skills[skill]) else "")
+    plan = findings.plan
+    return skill + (MARK if any(is_in_domain(task, plan.row_sets) for task in plan.primary.skills[skill]) else "")
 
 
 def _primary(findings: Findings) -> list[Block]:
@@ -208,7 +209,7 @@ def _tasks(findings: Findings) -> list[Block]:
         values = [
             f"{100 * mean([task_value(r) for r in results]):.1f}" if results else "-" for results in found.values()
         ]
-        rows.append([marked(findings.plan, task), main, f"{100 * cut:.0f} %", *values])
+        rows.append([marked(task, findings.plan.row_sets), main, f"{100 * cut:.0f} %", *values])
     if not rows:
         return []
     return [
@@ -246,15 +247,14 @@ def _directions(findings: Findings) -> list[Block]:
     rows = []
     for arm, found in findings.directions.items():
         for row in found:
+            task = marked(row["task"], findings.plan.row_sets)
             against = row["against_trained"]
             change = "-"
             if against is not None:
                 interval = Interval(**against["difference"])
                 change = f"{100 * interval.value:+.1f} ({100 * interval.low:+.1f} to {100 * interval.high:+.1f})"
             score = 100 * row["score"]["value"]
-            rows.append(
-                [arm, marked(findings.plan, row["task"]), row["variant"], f"{score:.1f}", change, p_text(row["p_holm"])]
-            )
+            rows.append([arm, task, row["variant"], f"{score:.1f}", change, p_text(row["p_holm"])])
     if not rows:
         return []
     return [

@@ -178,6 +178,23 @@ class CurvePlan:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FurtherPlan:
+    """How a finished arm is trained on before it is shipped."""
+
+    num_steps: int
+    """Steps, under another seed; > 0."""
+    data: DataConfig | None = None
+    """The rows; none takes those of fine_tuning."""
+    batch: BatchConfig | None = None
+    """How much is read per step; none takes that of fine_tuning."""
+    suites: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Test suite -> its tasks that the models are scored on; empty takes those of evaluation."""
+
+    def __post_init__(self) -> None:
+        require(self.num_steps > 0, f"num_steps is {self.num_steps}; it must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ShippedPlan:
     """Models for users: `diffembed study ship` joins the adapters of each into one and writes its card."""
 
@@ -189,23 +206,16 @@ class ShippedPlan:
     """What the terms of the base weights ask to be passed on with an adapter; becomes NOTICE beside it."""
     limits: tuple[str, ...] = ()
     """Sentences for the card that no result can tell, such as the language of the data."""
-    further_steps: int = 0
-    """Steps that each is trained on for, under another seed; 0 ships the arm as it is."""
-    batch: BatchConfig | None = None
-    """How much is read per further step; none takes that of fine_tuning."""
-    suites: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Test suite -> its tasks that models trained on further are scored on; empty takes those of evaluation."""
+    further: FurtherPlan | None = None
+    """How each is trained on; null ships the arm as it is."""
 
     def __post_init__(self) -> None:
-        require(self.further_steps >= 0, f"further_steps is {self.further_steps}; it must not be negative")
         require(bool(self.models), "models is empty; name at least one, or leave shipped out")
         for name in self.models:
             require(
                 SHIPPED_NAME.fullmatch(name) is not None,
                 f"model {name!r} must be a word of small letters, digits, dots and hyphens",
             )
-        require(self.further_steps > 0 or self.batch is None, "batch has no effect without further_steps")
-        require(self.further_steps > 0 or not self.suites, "suites have no effect without further_steps")
 
 
 @dataclass(frozen=True, kw_only=True)

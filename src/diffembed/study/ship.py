@@ -116,7 +116,7 @@ def _require_done(store: Store, graph: Graph, name: str, node: str) -> None:
 
 
 def _require_licences(plan: StudyPlan, shipped: ShippedPlan) -> None:
-    read = {*plan.row_sets, *plan.texts}
+    read = {*plan.shipped_row_sets, *plan.texts}
     if missing := sorted(read - shipped.licences.keys()):
         raise ConfigError(f"shipped.licences says nothing of {', '.join(missing)}, which training reads")
     if unread := sorted(shipped.licences.keys() - read):

@@ -16,6 +16,7 @@ from diffembed.study.page import Block, Heading, Items, Paragraph, Table, render
 from diffembed.study.plan import StudyPlan
 from diffembed.study.sections import ShippedPlan
 from diffembed.study.store import Store
+from diffembed.training.config import DataConfig
 
 Results = Mapping[str, TaskResult]
 """Task -> result of one system."""
@@ -80,7 +81,8 @@ def _summary(plan: StudyPlan, shipped: ShippedPlan, facts: Facts) -> str:
     if arm.objective != "none" and adaptation is not None:
         tokens = adaptation.num_steps * adaptation.step_tokens
         adapted = f"adapted by {OBJECTIVES[arm.objective]} on {tokens:,} tokens, then "
-    steps = (arm.num_steps or plan.fine_tuning.num_steps) + shipped.further_steps
+    steps = arm.num_steps or plan.fine_tuning.num_steps
+    steps += shipped.further.num_steps if shipped.further is not None else 0
     return (
         f"Text embeddings from {facts.config.base}: {facts.config.attention} attention, {facts.config.pooling} "
         f"pooling, {adapted}fine-tuned contrastively for {steps:,} steps. One LoRA adapter of rank {facts.rank}; reads "
@@ -108,7 +110,7 @@ def _scores(plan: StudyPlan, name: str, mine: Results, others: Mapping[str, Resu
         interval, cut = result.scores[result.main], result.truncated_fraction
         rows.append(
             [
-                marked(plan, task),
+                marked(task, plan.shipped_row_sets),
                 result.main,
                 "-" if cut is None else f"{100 * cut:.0f} %",
                 f"{100 * interval.value:.1f} ({100 * interval.low:.1f} to {100 * interval.high:.1f})",
@@ -141,28 +143,32 @@ def _training(plan: StudyPlan, shipped: ShippedPlan, store: Store, facts: Facts)
             ),
             Table(["text", "licence"], [[name, shipped.licences[name]] for name in plan.texts]),
         ]
-    weights = tuning.data.mix.weights
-    total = sum(weights.values())
-    rows = [
-        [name, f"{100 * weights[name] / total:.0f} %" if name in weights else "-", shipped.licences[name]]
-        for name in plan.row_sets
-    ]
+    read, further = [tuning.data], shipped.further
     batches = f"{tuning.num_steps if arm.num_steps is None else arm.num_steps} steps of {tuning.batch.rows} rows"
-    if shipped.further_steps:
-        batches += f", then {shipped.further_steps:,} of {(shipped.batch or tuning.batch).rows}"
+    if further is not None:
+        batches += f", then {further.num_steps:,} of {(further.batch or tuning.batch).rows}"
+        read += [further.data] if further.data is not None else []
+    columns = ["share of batches"] if len(read) == 1 else ["share of batches", "share of the further ones"]
+    rows = [[name, *(_share(name, data) for data in read), shipped.licences[name]] for name in plan.shipped_row_sets]
     blocks += [
         Paragraph(
             f"Fine-tuning: {batches}, read to {_longest(plan, shipped):,} tokens at most. Study `{plan.name}`, node "
             f"`{facts.node}`; keys, hashes of all inputs and versions: provenance.json."
         ),
-        Table(["rows", "share of batches", "licence"], rows),
+        Table(["rows", *columns, "licence"], rows),
     ]
     return blocks
 
 
+def _share(name: str, data: DataConfig) -> str:
+    weights = data.mix.weights
+    return f"{100 * weights[name] / sum(weights.values()):.0f} %" if name in weights else "-"
+
+
 def _longest(plan: StudyPlan, shipped: ShippedPlan) -> int:
     """Tokens of the longest text that fine-tuning read."""
-    batches = [plan.fine_tuning.batch, *([shipped.batch] if shipped.batch is not None else [])]
+    further = shipped.further.batch if shipped.further is not None else None
+    batches = [plan.fine_tuning.batch, *([further] if further is not None else [])]
     return max(max(batch.query_max_tokens, batch.document_max_tokens) for batch in batches)
 
 
