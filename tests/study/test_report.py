@@ -145,6 +145,14 @@ def test_missing_nodes_are_listed_and_count_as_undecided(copied, tmp_path, monke
     assert any(alone[f"{t.skill} {t.b}"] < t.p_holm for t in after.primary)
 
 
+def test_an_arm_outside_the_family_is_compared_once_and_not_corrected(whole):
+    plan, store = whole
+    found = find(replace(plan, primary=replace(plan.primary, controls=("ar-cpt",))), store)
+    pairs = [(test.skill, test.a, test.b) for test in found.exploratory]
+    assert pairs.count(("reasoning", "diffusion", "bi")) == 1 and ("reasoning", "bi", "diffusion") not in pairs
+    assert all(test.p_holm is None for test in found.exploratory)
+
+
 def test_results_of_another_plan_are_not_reported(copied, make_plan):
     _, store = copied
     other = make_plan(arms={"bi": {"attention": "bidirectional", "pooling": "last"}})

@@ -110,16 +110,16 @@ def find(plan: StudyPlan, store: Store) -> Findings:
     }
     p_values = {"\0".join(key): 1.0 if found is None else found.p_value for key, found in family.items()}
     corrected = holm(p_values)
-    planned = set(family)
     others = [
         (skill, name, arm.control)
         for name, arm in plan.arms.items()
-        if arm.control is not None
+        if name != subject and arm.control is not None and arm.control != subject
         for skill in skills
-        if not (name == subject and (skill, arm.control) in planned)
-        and not (arm.control == subject and (skill, name) in planned)
     ]
-    others += [(skill, subject, name) for name in plan.evaluation.baselines for skill in skills]
+    beside = [
+        name for name in (*plan.arms, *plan.evaluation.baselines) if name not in (subject, *plan.primary.controls)
+    ]
+    others += [(skill, subject, name) for name in beside for skill in skills]
     exploratory = [(key, found) for key in others if (found := compare(*key)) is not None]
     return Findings(
         plan=plan,
