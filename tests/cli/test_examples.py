@@ -22,21 +22,24 @@ def example(verb: str) -> str:
     return doc.partition("For example:\n")[2].splitlines()[0].strip()
 
 
-def run(verb: str, folder: Path) -> None:
-    for name in ("README.md", "docs"):
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, folder / name)
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    line = example(verb)
-    assert f"diffembed {verb}" in line
-    ran = subprocess.run(
-        line, shell=True, cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=600
-    )
-    assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.strip()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("verb", COMMANDS)
 def test_the_example_runs(verb: str, tmp_path: Path) -> None:
-    run(verb, tmp_path)
+    for name in ("README.md", "docs"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, tmp_path / name)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    line = example(verb)
+    assert f"diffembed {verb}" in line
+    command = f"exec {line} --port 0" if verb == "serve" else line
+    with subprocess.Popen(
+        command, shell=True, cwd=tmp_path, env={**os.environ, "PATH": path}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as ran:  # fmt: skip
+        assert ran.stdout is not None
+        said = ran.stdout.readline()
+        if verb == "serve":  # It does not end by itself.
+            ran.terminate()
+        _, errors = ran.communicate(timeout=600)
+    assert ran.returncode == 0, errors
+    assert said.strip()

@@ -43,7 +43,7 @@ def encode(
     out
         The parquet file to write.
     model
-        A name that `diffembed models` lists, a folder, or a hub id; all-minilm-l6-v2 if none is given.
+        A name that `diffembed models` lists, a folder, or a hub id; gemma-3-270m-diffusion if none is given.
     format
         Format of the rows, where the file's suffix does not tell; standard input is txt.
     text_column

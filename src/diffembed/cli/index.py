@@ -45,7 +45,7 @@ def build(
     it is run again.
 
     For example:
-        diffembed index build notes docs README.md
+        diffembed index build notes docs README.md --model all-minilm-l6-v2
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ def build(
         Folders, files (text, source code, html, pdf, jsonl, csv, tsv, parquet), - for standard input, or
         hf://datasets/OWNER/NAME; those of the last build if none is given.
     model
-        A name that `diffembed models` lists, a folder, or a hub id; the index's own, or all-minilm-l6-v2.
+        A name that `diffembed models` lists, a folder, or a hub id; the index's own, or gemma-3-270m-diffusion.
     chunk
         How documents are cut: not at all, in pieces of one size, by headings, or in pieces pooled from one pass over
         the document; heading if none is given.

@@ -35,7 +35,7 @@ def search(
     question
         What to look for.
     model
-        A name that `diffembed models` lists, a folder, or a hub id; all-minilm-l6-v2 if none is given.
+        A name that `diffembed models` lists, a folder, or a hub id; gemma-3-270m-diffusion if none is given.
     top_k
         Number of passages to show.
     instruction

@@ -41,13 +41,13 @@ def serve(
     printed. SIGTERM answers what was accepted, then ends.
 
     For example:
-        timeout --preserve-status 60 diffembed serve --documents docs --port 0
+        diffembed serve --documents docs --model all-minilm-l6-v2
 
     Parameters
     ----------
     model
         A name, a folder or a hub id, or NAME=LOCATION; several can be served, the first is the default;
-        all-minilm-l6-v2 if none is given.
+        gemma-3-270m-diffusion if none is given.
     index
         Name or folder of an index to search; several can be given.
     documents
