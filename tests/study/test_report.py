@@ -85,7 +85,8 @@ def test_what_sets_results_apart_is_said(copied, make_plan, tmp_path, monkeypatc
     plan, store = copied
     text = write(plan, store, tmp_path, monkeypatch)[0].decode()
     assert "Different code" not in text and "Not all read" not in text and "was changed after" not in text
-    assert "`diffusion` differs from ar-cpt in attention and objective, from bi in objective." in text
+    assert "| diffusion - ar-cpt (one seed) | attention, objective |" in text
+    assert "| diffusion - bi (one seed) | objective |" in text and "| diffusion - bm25 (one seed) | - |" in text
     assert "Measured on finding." in text and "check of an earlier plan" not in text
     change(store.results / "evaluate-bm25" / "node.json", code_key="older")
     record = store.record("train-bi-s0")
@@ -134,7 +135,7 @@ def test_missing_nodes_are_listed_and_count_as_undecided(copied, tmp_path, monke
     shutil.rmtree(store.results / "evaluate-bi-s0")
     text = write(plan, store, tmp_path, monkeypatch)[0].decode()
     assert "**Not finished:** 1 of 9 nodes" in text and "`evaluate-bi-s0`" in text
-    assert "against bi there is no result yet" in text and "| diffusion - bi | no result |" in text
+    assert "against bi there is no result yet" in text and "| diffusion - bi | objective | no result |" in text
     after = find(plan, store)
     assert set(after.untested) == {("reasoning", "bi"), ("general", "bi")}
     # The correction stays that of the whole family: a missing test cannot make another one significant.

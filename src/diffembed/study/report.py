@@ -140,7 +140,8 @@ def _primary(findings: Findings) -> list[Block]:
     num_tests = len(family.controls) * len(family.skills)
     rows = [_test_row(findings, test) for test in findings.primary]
     rows += [
-        [skill, f"{family.subject} - {control}", "no result", "-", "-", "-", "-"]
+        [skill, f"{family.subject} - {control}", _factors(findings.plan, family.subject, control), "no result"]
+        + 4 * ["-"]
         for skill, control in findings.untested
     ]
     return [
@@ -148,23 +149,22 @@ def _primary(findings: Findings) -> list[Block]:
         Paragraph(
             f"`{family.subject}` against {', '.join(f'`{name}`' for name in family.controls)}: {num_tests} paired "
             "tests, Holm-corrected together. Points of 100; intervals redraw queries, and seeds "
-            "where there are several. Each objective has one adaptation, whose luck no test can see. "
-            + _factors(findings)
+            "where there are several. Each objective has one adaptation, whose luck no test can see."
         ),
-        Table(["skill", "difference", "points", f"{_percent(family.level)} interval", "p", "Holm p", "queries"], rows),
+        Table(_test_columns(family.level), rows),
     ]
 
 
-def _factors(findings: Findings) -> str:
-    """What separates the subject from each control, found and not declared."""
-    plan, family = findings.plan, findings.plan.primary
-    mine = plan.factors(family.subject)
-    parts = [
-        f"from {control} in {' and '.join(name for name in mine if mine[name] != theirs[name]) or 'nothing'}"
-        for control in family.controls
-        if (theirs := plan.factors(control))
-    ]
-    return f"`{family.subject}` differs {', '.join(parts)}."
+def _factors(plan: StudyPlan, a: str, b: str) -> str:
+    """What separates two arms, found and not declared; `-` beside a system that is no arm."""
+    if a not in plan.arms or b not in plan.arms:
+        return "-"
+    mine, theirs = plan.factors(a), plan.factors(b)
+    return ", ".join(name for name in mine if mine[name] != theirs[name]) or "nothing"
+
+
+def _test_columns(level: float) -> list[str]:
+    return ["skill", "difference", "differ in", "points", f"{_percent(level)} interval", "p", "Holm p", "queries"]
 
 
 def _test_row(findings: Findings, test: SkillTest) -> list[str]:
@@ -172,6 +172,7 @@ def _test_row(findings: Findings, test: SkillTest) -> list[str]:
     return [
         _marked_skill(findings, test.skill),
         f"{test.a} - {test.b}" + (SINGLE if test.is_single else ""),
+        _factors(findings.plan, test.a, test.b),
         f"{100 * interval.value:+.1f}",
         f"{100 * interval.low:+.1f} to {100 * interval.high:+.1f}",
         p_text(test.comparison.p_value),
@@ -297,15 +298,7 @@ def _exploratory(findings: Findings) -> list[Block]:
         Heading("Exploratory comparisons"),
         Paragraph("Not fixed in advance and not corrected: leads to follow, not findings."),
         Table(
-            [
-                "skill",
-                "difference",
-                "points",
-                f"{_percent(findings.plan.primary.level)} interval",
-                "p",
-                "Holm p",
-                "queries",
-            ],
+            _test_columns(findings.plan.primary.level),
             [_test_row(findings, test) for test in findings.exploratory],
         ),
     ]
