@@ -194,7 +194,7 @@ def test_curve_direction_and_adapted_models_are_computed_and_reported(whole, mak
     page = tmp_path / "study.md"
     write_study(plan, store, page=page, html=tmp_path / "study.html", command="report")
     text = page.read_text(encoding="utf-8")
-    for heading in ("Attention removed at test time", "Score against tokens of adaptation"):
+    for heading in ("Attention changed at test time", "Score against tokens of adaptation"):
         assert f"\n## {heading}\n" in text
     assert "| adapted-diffusion | 1 |" in text and "| 512 |" in text and "**Not finished" not in text
 

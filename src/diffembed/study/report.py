@@ -259,10 +259,11 @@ def _directions(findings: Findings) -> list[Block]:
     if not rows:
         return []
     return [
-        Heading("Attention removed at test time"),
+        Heading("Attention changed at test time"),
         Paragraph(
-            "Each trained network as it is, causal (no token sees a later one) and anti-causal (none sees an earlier "
-            "one); nothing is trained again. Exploratory; one seed; Holm within a task. "
+            "Each trained network as it is and in the two other ways: bidirectional, causal (no token sees a later "
+            "one), anti-causal (none sees an earlier one); nothing is trained again. Exploratory; one seed; Holm "
+            "within a task. "
             f"{MARK.strip()} in-domain."
         ),
         Table(["arm", "task", "attention", "score", "against trained", "Holm p"], rows),
