@@ -99,9 +99,11 @@ class StudyPlan:
     @property
     def shipped_row_sets(self) -> tuple[str, ...]:
         """Names of the sets of rows that shipped models have read, those of the arms first."""
-        return _row_sets(self._shipped_data())
+        return _row_sets(self.shipped_data)
 
-    def _shipped_data(self) -> list[DataConfig]:
+    @property
+    def shipped_data(self) -> list[DataConfig]:
+        """What shipped models were fine-tuned on: the rows of the arms, then those of further training, if others."""
         further = self.shipped.further if self.shipped is not None else None
         return [self.fine_tuning.data, *([further.data] if further is not None and further.data is not None else [])]
 
@@ -199,7 +201,7 @@ class StudyPlan:
                 spec is None or spec.source != "shipped",
                 f"the backbone of {arm} is shipped itself; a card would not tell what that was trained on",
             )
-        for source in (source for data in self._shipped_data() for source in data.sources):
+        for source in (source for data in self.shipped_data for source in data.sources):
             whole = source.kind in ("folder", "public_e5", "reasonir") and not source.sets
             require(not whole, f"shipped models need the sets of every {source.kind} source named, for their licences")
 

@@ -143,12 +143,11 @@ def _training(plan: StudyPlan, shipped: ShippedPlan, store: Store, facts: Facts)
             ),
             Table(["text", "licence"], [[name, shipped.licences[name]] for name in plan.texts]),
         ]
-    read, further = [tuning.data], shipped.further
+    further, read = shipped.further, plan.shipped_data
     batches = f"{tuning.num_steps if arm.num_steps is None else arm.num_steps} steps of {tuning.batch.rows} rows"
     if further is not None:
         batches += f", then {further.num_steps:,} of {(further.batch or tuning.batch).rows}"
-        read += [further.data] if further.data is not None else []
-    columns = ["share of batches"] if len(read) == 1 else ["share of batches", "share of the further ones"]
+    columns = ["share of batches", "share of the further ones"][: len(read)]
     rows = [[name, *(_share(name, data) for data in read), shipped.licences[name]] for name in plan.shipped_row_sets]
     blocks += [
         Paragraph(
