@@ -167,10 +167,8 @@ def _prove_layer(call: _Call, layer: int, attention: Attention, window: int | No
     num_checks = 0
     for query, neighbour in ((0, 1), (length - 1, length - 2)):
         visible = range(max(0, query - reach_back), min(length, query + reach_ahead + 1))
-        # The next token and the last one that can be seen, on the side where there are any.
-        for key in sorted({neighbour, visible[0], visible[-1]} - {query}):
-            if key not in visible:
-                continue
+        # The nearest and the farthest token that can be seen; none where a causal row begins.
+        for key in sorted({neighbour, visible[0], visible[-1]} & set(visible) - {query}):
             num_checks += 1
             change = _change(call, base_BTD, query, [key], stops_early=True)
             if change == 0.0:
@@ -183,11 +181,10 @@ def _prove_layer(call: _Call, layer: int, attention: Attention, window: int | No
                     f"{_window_text(window)}; load the checkpoint with the attention it was built for, or convert it "
                     "again"
                 )
+        # All that cannot be seen is replaced at once: what one of them moves, all of them move.
         unseen = [key for key in range(length) if key not in visible]
-        if not unseen:
-            continue
-        num_checks += 1
-        change = _change(call, base_BTD, query, unseen)
+        num_checks += bool(unseen)
+        change = _change(call, base_BTD, query, unseen) if unseen else 0.0
         if change > SAME * max(base_BTD[:, query].abs().max().item(), 1.0):
             last = visible[0] if query else visible[-1]
             raise AttentionContractError(
