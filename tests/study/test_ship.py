@@ -145,22 +145,27 @@ def test_a_model_is_trained_on_before_it_is_shipped(copied, values, tmp_path, ca
             "models": {"tiny-diffusion": "diffusion"},
             "licences": {**LICENCES, "more": "MIT"},
             "notice": "Pass this on.",
-            "further": {
-                "num_steps": 2,
-                "data": {
-                    "sources": [{"kind": "rows", "path": "data/more.jsonl", "name": "more"}],
-                    "mix": {"weights": {"more": 1}},
+            "further": [
+                {"num_steps": 1},
+                {
+                    "num_steps": 2,
+                    "data": {
+                        "sources": [{"kind": "rows", "path": "data/more.jsonl", "name": "more"}],
+                        "mix": {"weights": {"more": 1}},
+                    },
+                    "batch": {"rows": 8, "query_max_tokens": 40, "document_max_tokens": 96},
+                    "dtype": "bfloat16",
                 },
-                "batch": {"rows": 8, "query_max_tokens": 40, "document_max_tokens": 96},
-                "suites": {"data/finding": []},
-            },
+            ],
+            "suites": {"data/finding": []},
+            "dtype": "bfloat16",
         }
     }
     shutil.copy("data/rows.jsonl", "data/more.jsonl")
     Path("plan.yaml").write_text(json.dumps(values), encoding="utf-8")
     plan = load_plan("plan.yaml")
     new = set(make_graph(plan)) - set(make_graph(replace(plan, shipped=None)))
-    assert new == {"train-tiny-diffusion", "evaluate-tiny-diffusion"}
+    assert new == {"train-tiny-diffusion", "train-tiny-diffusion-2", "evaluate-tiny-diffusion"}
     before = {path: path.stat().st_mtime_ns for path in store.results.glob("*/node.json")}
     run_study(plan, store)
     assert {path: path.stat().st_mtime_ns for path in before} == before
@@ -168,15 +173,15 @@ def test_a_model_is_trained_on_before_it_is_shipped(copied, values, tmp_path, ca
     # The comparison knows nothing of it: its steps and rows are not those of the arms.
     assert set(find(plan, store).systems) == {"ar-cpt", "diffusion", "bi", "bm25"}
     assert main(["study", "ship", "plan.yaml", "--out", "shipped"]) == 0
-    assert capsys.readouterr().out.startswith("shipped/tiny-diffusion: from train-tiny-diffusion, rank 6, ")
+    assert capsys.readouterr().out.startswith("shipped/tiny-diffusion: from train-tiny-diffusion-2, rank 8, ")
     card = (tmp_path / "shipped" / "tiny-diffusion" / "README.md").read_text(encoding="utf-8")
-    assert "then 2 of 8, read to 96 tokens" in card and "texts of at most 96 tokens" in card
-    assert "| rows | share of batches | share of the further ones | licence |" in card
+    assert "then 1 of 8, then 2 of 8, read to 96 tokens" in card and "texts of at most 96 tokens" in card
+    assert "| rows | share of stages 1 and 2 | share of stage 3 | licence |" in card
     assert "| rows | - | - | CC0-1.0 |\n| more | - | 100 % | MIT |" in card
     (shipped,) = ship(plan, store, tmp_path / "shipped")
-    assert (shipped.node, shipped.rank, shipped.num_scores) == ("train-tiny-diffusion", 6, 1)
+    assert (shipped.node, shipped.rank, shipped.num_scores) == ("train-tiny-diffusion-2", 8, 1)
     user = Embedder.load(str(shipped.folder), dtype="float32")
-    longer = Embedder.load(str(store.results / "train-tiny-diffusion" / "model"), dtype="float32")
+    longer = Embedder.load(str(store.results / "train-tiny-diffusion-2" / "model"), dtype="float32")
     arm = Embedder.load(str(store.results / "train-diffusion-s0" / "model"), dtype="float32")
     np.testing.assert_allclose(vectors(user), vectors(longer), atol=1e-6)
     assert np.abs(vectors(longer) - vectors(arm)).max() > 1e-4

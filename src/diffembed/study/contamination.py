@@ -129,8 +129,7 @@ def _tested(plan: StudyPlan) -> dict[str, tuple[str, ...]]:
     """Suite -> tasks, empty for all, of everything that a report or a card shows a score of."""
     asked = [plan.evaluation.suites]
     asked += [plan.direction.suites] if plan.direction is not None else []
-    further = plan.shipped.further if plan.shipped is not None else None
-    asked += [further.suites] if further is not None else []
+    asked += [plan.shipped.suites] if plan.shipped is not None else []
     found: dict[str, tuple[str, ...]] = {}
     for suites in asked:
         for name, tasks in suites.items():

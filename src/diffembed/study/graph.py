@@ -16,7 +16,7 @@ from diffembed.training.config import AdaptConfig, ModelConfig, ObjectiveConfig,
 
 Kind = Literal["adapt", "train", "evaluate", "direction"]
 FURTHER_SEED = 1_000
-"""Added to the seed of an arm that is trained on, so that it meets its rows in another order."""
+"""Added to the seed of an arm at each stage of further training, so that it meets its rows in another order."""
 PLACE = "-"
 """Stands in a config for the folder of the run, which is no part of what it computes."""
 CODE: Mapping[Kind, tuple[str, ...]] = {
@@ -209,33 +209,41 @@ def _curve(plan: StudyPlan, rates: Mapping[Attention, float]) -> list[Node]:
 def shipped_node(plan: StudyPlan, name: str) -> str:
     """The train node whose model is shipped under a name."""
     assert plan.shipped is not None
-    arm = plan.shipped.models[name]
-    return f"train-{name}" if plan.shipped.further is not None else f"train-{arm}-s{plan.arms[arm].seeds[0]}"
+    arm, last = plan.shipped.models[name], len(plan.shipped.further)
+    return further_name(name, last) if last else f"train-{arm}-s{plan.arms[arm].seeds[0]}"
+
+
+def further_name(name: str, stage: int) -> str:
+    """Train node of a stage of further training, counted from 1."""
+    return f"train-{name}" if stage == 1 else f"train-{name}-{stage}"
 
 
 def _shipped(plan: StudyPlan, rates: Mapping[Attention, float]) -> list[Node]:
     shipped, nodes = plan.shipped, []
-    if shipped is None or shipped.further is None:
+    if shipped is None or not shipped.further:
         return []
-    further = shipped.further
     for name, arm in shipped.models.items():
         seed = plan.arms[arm].seeds[0]
         rate, waits_for = _rate(plan, plan.arms[arm].attention, rates)
-        first = _train(plan, arm, seed, rate, waits_for)
+        last = first = _train(plan, arm, seed, rate, waits_for)
         assert isinstance(first.config, TrainConfig)
-        run = replace(first.config.run, seed=seed + FURTHER_SEED, schedule_steps=further.num_steps)
-        config = replace(
-            first.config, data=further.data or first.config.data, batch=further.batch or first.config.batch, run=run
+        for stage, further in enumerate(shipped.further, 1):
+            config = replace(
+                first.config,
+                model=replace(first.config.model, dtype=further.dtype or plan.dtype),
+                data=further.data or first.config.data,
+                batch=further.batch or first.config.batch,
+                run=replace(first.config.run, seed=seed + stage * FURTHER_SEED, schedule_steps=further.num_steps),
+            )
+            last = Node(
+                name=further_name(name, stage), kind="train", config=config, parent=last.name, arm=name, seed=seed,
+                is_further=True,
+            )  # fmt: skip
+            nodes.append(last)
+        score = replace(_score(plan, shipped.suites or plan.evaluation.suites), dtype=shipped.dtype or plan.dtype)
+        nodes.append(
+            Node(name=f"evaluate-{name}", kind="evaluate", config=score, parent=last.name, arm=name, is_further=True)
         )
-        train = Node(
-            name=shipped_node(plan, name), kind="train", config=config, parent=first.name, arm=name, seed=seed,
-            is_further=True,
-        )  # fmt: skip
-        score = _score(plan, further.suites or plan.evaluation.suites)
-        nodes += [
-            train,
-            Node(name=f"evaluate-{name}", kind="evaluate", config=score, parent=train.name, arm=name, is_further=True),
-        ]
     return nodes
 
 

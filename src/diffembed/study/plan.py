@@ -104,8 +104,8 @@ class StudyPlan:
     @property
     def shipped_data(self) -> list[DataConfig]:
         """What shipped models were fine-tuned on: the rows of the arms, then those of further training, if others."""
-        further = self.shipped.further if self.shipped is not None else None
-        return [self.fine_tuning.data, *([further.data] if further is not None and further.data is not None else [])]
+        stages = self.shipped.further if self.shipped is not None else ()
+        return [self.fine_tuning.data, *(stage.data for stage in stages if stage.data is not None)]
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -251,8 +251,8 @@ def _suites(plan: StudyPlan) -> Iterator[tuple[str, Mapping[str, tuple[str, ...]
     yield "evaluation.suites", plan.evaluation.suites, "test"
     if plan.direction is not None:
         yield "direction.suites", plan.direction.suites, "test"
-    if plan.shipped is not None and plan.shipped.further is not None:
-        yield "shipped.further.suites", plan.shipped.further.suites, "test"
+    if plan.shipped is not None:
+        yield "shipped.suites", plan.shipped.suites, "test"
     if plan.learning_rates is not None:
         yield "learning_rates.suites", plan.learning_rates.suites, "development"
 

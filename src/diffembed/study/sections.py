@@ -179,7 +179,7 @@ class CurvePlan:
 
 @dataclass(frozen=True, kw_only=True)
 class FurtherPlan:
-    """How a finished arm is trained on before it is shipped."""
+    """One stage in which finished arms are trained on before they are shipped."""
 
     num_steps: int
     """Steps, under another seed; > 0."""
@@ -187,8 +187,8 @@ class FurtherPlan:
     """The rows; none takes those of fine_tuning."""
     batch: BatchConfig | None = None
     """How much is read per step; none takes that of fine_tuning."""
-    suites: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Test suite -> its tasks that the models are scored on; empty takes those of evaluation."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Number format of the weights in this stage; none takes the study's."""
 
     def __post_init__(self) -> None:
         require(self.num_steps > 0, f"num_steps is {self.num_steps}; it must be positive")
@@ -206,11 +206,19 @@ class ShippedPlan:
     """What the terms of the base weights ask to be passed on with an adapter; becomes NOTICE beside it."""
     limits: tuple[str, ...] = ()
     """Sentences for the card that no result can tell, such as the language of the data."""
-    further: FurtherPlan | None = None
-    """How each is trained on; null ships the arm as it is."""
+    further: tuple[FurtherPlan, ...] = ()
+    """Stages in which each is trained on, one after another; empty ships the arm as it is."""
+    suites: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Test suite -> its tasks that they are scored on after the last stage; empty takes those of evaluation."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Number format they are scored in after the last stage; none takes the study's."""
 
     def __post_init__(self) -> None:
         require(bool(self.models), "models is empty; name at least one, or leave shipped out")
+        require(
+            bool(self.further) or not (self.suites or self.dtype),
+            "suites and dtype have no effect without a stage in further: the scores of the arm itself are shown",
+        )
         for name in self.models:
             require(
                 SHIPPED_NAME.fullmatch(name) is not None,

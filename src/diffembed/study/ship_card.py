@@ -4,7 +4,7 @@ Read `make_card`. Every number is read from the plan or from stored results, and
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from diffembed.backbones.registry import MODELS, find_model
@@ -16,7 +16,7 @@ from diffembed.study.page import Block, Heading, Items, Paragraph, Table, render
 from diffembed.study.plan import StudyPlan
 from diffembed.study.sections import ShippedPlan
 from diffembed.study.store import Store
-from diffembed.training.config import DataConfig
+from diffembed.training.config import BatchConfig, DataConfig
 
 Results = Mapping[str, TaskResult]
 """Task -> result of one system."""
@@ -41,8 +41,8 @@ class Facts:
 def make_card(plan: StudyPlan, store: Store, graph: Graph, facts: Facts) -> tuple[str, int]:
     """(README.md with the front matter that model hubs read, number of tasks in its table of scores)."""
     assert plan.shipped is not None
-    nodes = {name: shipped_node(plan, name).replace("train-", "evaluate-", 1) for name in plan.shipped.models}
-    nodes = {facts.name: nodes.pop(facts.name), **nodes}
+    scored = {node.parent: node for node in graph.values() if node.kind == "evaluate"}
+    nodes = {name: scored[shipped_node(plan, name)].name for name in (facts.name, *plan.shipped.models)}
     nodes |= {node.arm: name for name, node in graph.items() if node.kind == "evaluate" and node.parent is None}
     systems = {name: store.results_of(node) for name, node in nodes.items() if store.is_current(graph, node)}
     mine = systems.pop(facts.name, {})
@@ -81,8 +81,7 @@ def _summary(plan: StudyPlan, shipped: ShippedPlan, facts: Facts) -> str:
     if arm.objective != "none" and adaptation is not None:
         tokens = adaptation.num_steps * adaptation.step_tokens
         adapted = f"adapted by {OBJECTIVES[arm.objective]} on {tokens:,} tokens, then "
-    steps = arm.num_steps or plan.fine_tuning.num_steps
-    steps += shipped.further.num_steps if shipped.further is not None else 0
+    steps = sum(stage.num_steps for stage in _stages(plan, shipped, facts.name))
     return (
         f"Text embeddings from {facts.config.base}: {facts.config.attention} attention, {facts.config.pooling} "
         f"pooling, {adapted}fine-tuned contrastively for {steps:,} steps. One LoRA adapter of rank {facts.rank}; reads "
@@ -132,7 +131,7 @@ def _is_same(found: Results, result: TaskResult) -> bool:
 
 
 def _training(plan: StudyPlan, shipped: ShippedPlan, store: Store, facts: Facts) -> list[Block]:
-    arm, tuning = plan.arms[shipped.models[facts.name]], plan.fine_tuning
+    arm = plan.arms[shipped.models[facts.name]]
     blocks: list[Block] = []
     if arm.objective != "none" and plan.adaptation is not None:
         seconds = (store.record(adaptation_name(arm.objective)) or {}).get("seconds", 0)
@@ -143,12 +142,14 @@ def _training(plan: StudyPlan, shipped: ShippedPlan, store: Store, facts: Facts)
             ),
             Table(["text", "licence"], [[name, shipped.licences[name]] for name in plan.texts]),
         ]
-    further, read = shipped.further, plan.shipped_data
-    batches = f"{tuning.num_steps if arm.num_steps is None else arm.num_steps} steps of {tuning.batch.rows} rows"
-    if further is not None:
-        batches += f", then {further.num_steps:,} of {(further.batch or tuning.batch).rows}"
-    columns = ["share of batches", "share of the further ones"][: len(read)]
-    rows = [[name, *(_share(name, data) for data in read), shipped.licences[name]] for name in plan.shipped_row_sets]
+    stages = _stages(plan, shipped, facts.name)
+    batches = f"{stages[0].num_steps:,} steps of {stages[0].batch.rows} rows"
+    batches += "".join(f", then {stage.num_steps:,} of {stage.batch.rows}" for stage in stages[1:])
+    columns = _share_columns(stages)
+    rows = [
+        [name, *(_share(name, data) for data in columns.values()), shipped.licences[name]]
+        for name in plan.shipped_row_sets
+    ]
     blocks += [
         Paragraph(
             f"Fine-tuning: {batches}, read to {_longest(plan, shipped):,} tokens at most. Study `{plan.name}`, node "
@@ -164,10 +165,44 @@ def _share(name: str, data: DataConfig) -> str:
     return f"{100 * weights[name] / sum(weights.values()):.0f} %" if name in weights else "-"
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Stage:
+    """One fine-tuning that a shipped model went through."""
+
+    num_steps: int
+    batch: BatchConfig
+    data: DataConfig
+
+
+def _stages(plan: StudyPlan, shipped: ShippedPlan, name: str) -> list[_Stage]:
+    """The fine-tuning of the arm, then each stage of further training."""
+    arm, tuning = plan.arms[shipped.models[name]], plan.fine_tuning
+    first = _Stage(num_steps=arm.num_steps or tuning.num_steps, batch=tuning.batch, data=tuning.data)
+    return [first] + [
+        _Stage(num_steps=stage.num_steps, batch=stage.batch or tuning.batch, data=stage.data or tuning.data)
+        for stage in shipped.further
+    ]
+
+
+def _share_columns(stages: Sequence[_Stage]) -> dict[str, DataConfig]:
+    """Title of a column -> the rows of the stages that share it."""
+    chosen: list[tuple[DataConfig, list[str]]] = []
+    for number, stage in enumerate(stages, 1):
+        same = [numbers for data, numbers in chosen if data == stage.data]
+        if same:
+            same[0].append(str(number))
+        else:
+            chosen.append((stage.data, [str(number)]))
+    if len(chosen) == 1:
+        return {"share of batches": chosen[0][0]}
+    return {
+        f"share of stage{'s' if len(numbers) > 1 else ''} {' and '.join(numbers)}": data for data, numbers in chosen
+    }
+
+
 def _longest(plan: StudyPlan, shipped: ShippedPlan) -> int:
     """Tokens of the longest text that fine-tuning read."""
-    further = shipped.further.batch if shipped.further is not None else None
-    batches = [plan.fine_tuning.batch, *([further] if further is not None else [])]
+    batches = [plan.fine_tuning.batch, *(stage.batch for stage in shipped.further if stage.batch is not None)]
     return max(max(batch.query_max_tokens, batch.document_max_tokens) for batch in batches)
 
 
