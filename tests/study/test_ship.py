@@ -132,6 +132,12 @@ def test_a_name_that_is_taken_is_refused(make_plan, models, sentence):
         make_plan(shipped={"models": models, "licences": LICENCES, "notice": ""})
 
 
+@pytest.mark.parametrize("setting", [{"dtype": "bfloat16"}, {"suites": {"data/finding": []}}])
+def test_scores_of_its_own_need_training_of_its_own(make_plan, setting):
+    with pytest.raises(ConfigError, match="no effect without a stage in further"):
+        make_plan(shipped={"models": {"small": "bi"}, "licences": LICENCES, "notice": "", **setting})
+
+
 def test_the_plan_of_this_package_names_every_licence():
     plan = load_plan(Path(__file__).parents[2] / "recipes" / "study" / "gemma-3-270m-small.yaml")
     ship_module._require_licences(plan, plan.shipped)
