@@ -181,6 +181,7 @@ def test_a_model_is_trained_on_before_it_is_shipped(copied, values, tmp_path, ca
     assert main(["study", "ship", "plan.yaml", "--out", "shipped"]) == 0
     assert capsys.readouterr().out.startswith("shipped/tiny-diffusion: from train-tiny-diffusion-2, rank 8, ")
     card = (tmp_path / "shipped" / "tiny-diffusion" / "README.md").read_text(encoding="utf-8")
+    assert "tiny-diffusion was scored in bfloat16." in card
     assert "then 1 of 8, then 2 of 8, read to 96 tokens" in card and "texts of at most 96 tokens" in card
     assert "| rows | share of stages 1 and 2 | share of stage 3 | licence |" in card
     assert "| rows | - | - | CC0-1.0 |\n| more | - | 100 % | MIT |" in card

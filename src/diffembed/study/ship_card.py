@@ -53,7 +53,7 @@ def make_card(plan: StudyPlan, store: Store, graph: Graph, facts: Facts) -> tupl
         Paragraph(_summary(plan, plan.shipped, facts)),
         Paragraph(_use(facts.name)),
         Heading("Scores"),
-        *_scores(plan, facts.name, mine, systems),
+        *_scores(plan, plan.shipped, facts.name, mine, systems),
         Heading("What it was trained on"),
         *_training(plan, plan.shipped, store, facts),
         Heading("Limits"),
@@ -101,7 +101,9 @@ def _use(name: str) -> str:
     )
 
 
-def _scores(plan: StudyPlan, name: str, mine: Results, others: Mapping[str, Results]) -> list[Block]:
+def _scores(
+    plan: StudyPlan, shipped: ShippedPlan, name: str, mine: Results, others: Mapping[str, Results]
+) -> list[Block]:
     if not mine:
         return [Paragraph("Not scored yet.")]
     rows = []
@@ -119,7 +121,8 @@ def _scores(plan: StudyPlan, name: str, mine: Results, others: Mapping[str, Resu
     return [
         Paragraph(
             "Points of 100 with 95 % intervals over queries; cut: documents that this model did not read to their end. "
-            "\\*: trained on rows of the same kind. No setting was chosen on these sets."
+            f"\\*: trained on rows of the same kind. No setting was chosen on these sets. {name} was "
+            f"scored in {shipped.dtype or plan.dtype}."
         ),
         Table(["task", "measure", "cut", name, *others], rows),
     ]
