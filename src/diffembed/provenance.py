@@ -152,6 +152,24 @@ def hash_file(path: Path | str) -> str:
     return digest.hexdigest()
 
 
+def choices(config: Any) -> Any:
+    """A config without the fields that stand at their default, at any depth: an option that is new changes nothing."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        kept = {}
+        for field in dataclasses.fields(config):
+            value = getattr(config, field.name)
+            made = field.default_factory
+            default = field.default if made is dataclasses.MISSING else made()
+            if value != default:
+                kept[field.name] = choices(value)
+        return kept
+    if isinstance(config, Mapping):
+        return {key: choices(item) for key, item in config.items()}
+    if isinstance(config, list | tuple):
+        return [choices(item) for item in config]
+    return config
+
+
 def hash_config(config: Any) -> str:
     """First 16 hex digits of the hash of a config, independent of key order."""
     return hash_text(json.dumps(to_plain(config), sort_keys=True, ensure_ascii=False))[:16]

@@ -8,6 +8,7 @@ import signal
 import numpy as np
 import pytest
 
+from diffembed.data.burying import word_spans
 from diffembed.errors import (
     CheckpointError,
     ConfigError,
@@ -24,7 +25,6 @@ from diffembed.evaluation.demo.sessions import Session, peak_process_bytes
 from diffembed.evaluation.reports.comparison import TaskOutcome
 from diffembed.evaluation.statistics.measures import evaluate_run
 from diffembed.evaluation.statistics.significance import Interval
-from diffembed.evaluation.suites.haystack import word_spans
 from diffembed.evaluation.systems.names import POOLINGS, SystemSpec, group_systems, parse_system
 from diffembed.evaluation.systems.recipes import group_names
 from diffembed.evaluation.tasks import Task, hash_task

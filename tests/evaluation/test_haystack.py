@@ -6,6 +6,7 @@ import re
 import pytest
 
 from diffembed.backbones.tiny import build_tokenizer
+from diffembed.data.burying import hide, word_spans
 from diffembed.errors import ConfigError
 from diffembed.evaluation.statistics.measures import evaluate_run
 from diffembed.evaluation.suites import haystack
@@ -25,7 +26,7 @@ def tiny_spans(text: str):
 
 @pytest.mark.parametrize("make", MAKERS)
 @pytest.mark.parametrize("length", [128, 700])
-@pytest.mark.parametrize("spans", [haystack.word_spans, tiny_spans], ids=["words", "tokenizer"])
+@pytest.mark.parametrize("spans", [word_spans, tiny_spans], ids=["words", "tokenizer"])
 def test_documents_have_the_length_they_claim(make, length, spans):
     task = make(length, hay=haystack_text(), token_spans=spans, num_documents=4, num_queries=2)
     counts = [len(spans(document.text)) for document in task.corpus]
@@ -34,13 +35,13 @@ def test_documents_have_the_length_they_claim(make, length, spans):
 
 
 def test_the_paper_asks_for_100_documents_and_50_queries():
-    task = haystack.make_passkey_task(256, hay=HAY, token_spans=haystack.word_spans)
+    task = haystack.make_passkey_task(256, hay=HAY, token_spans=word_spans)
     assert (len(task.corpus), len(task.queries), task.measures) == (100, 50, ("Acc@1",))
     assert haystack.LENGTHS == (256, 512, 1024, 2048, 4096, 8192)
 
 
 def test_each_passkey_is_told_in_its_document_only():
-    task = haystack.make_passkey_task(128, hay=HAY, token_spans=haystack.word_spans, num_documents=40, num_queries=40)
+    task = haystack.make_passkey_task(128, hay=HAY, token_spans=word_spans, num_documents=40, num_queries=40)
     told = {d.id: re.findall(r"The pass key of (\w+ \w+) is (\d{5})\.", d.text) for d in task.corpus}
     assert all(len(found) == 1 for found in told.values())
     assert len({key for found in told.values() for _, key in found}) == 40
@@ -52,7 +53,7 @@ def test_each_passkey_is_told_in_its_document_only():
 
 
 def test_each_needle_is_told_in_its_document_only():
-    task = haystack.make_needle_task(128, hay=HAY, token_spans=haystack.word_spans, num_documents=100, num_queries=50)
+    task = haystack.make_needle_task(128, hay=HAY, token_spans=word_spans, num_documents=100, num_queries=50)
     facts = {fact.format(place=place): question for fact, question in FACTS for place in PLACES}
     told = {d.id: [fact for fact in facts if fact in d.text] for d in task.corpus}
     assert all(len(found) == 1 for found in told.values())
@@ -80,14 +81,13 @@ def test_a_question_shares_few_words_with_its_fact():
 @pytest.mark.parametrize("make", MAKERS)
 def test_the_same_seed_gives_the_same_task_and_another_does_not(make):
     first, again, other = (
-        make(128, hay=HAY, token_spans=haystack.word_spans, num_documents=5, num_queries=5, seed=seed)
-        for seed in (3, 3, 4)
+        make(128, hay=HAY, token_spans=word_spans, num_documents=5, num_queries=5, seed=seed) for seed in (3, 3, 4)
     )
     assert hash_task(first) == hash_task(again) != hash_task(other)
 
 
 def test_depths_are_spread_over_the_documents():
-    task = haystack.make_passkey_task(500, hay=HAY, token_spans=haystack.word_spans, num_documents=10, num_queries=10)
+    task = haystack.make_passkey_task(500, hay=HAY, token_spans=word_spans, num_documents=10, num_queries=10)
     depths = sorted(d.text.index("The pass key") / len(d.text) for d in task.corpus)
     # One document per tenth, up to the distance of two sentence ends and the length of the key.
     assert all(abs(depth - (place + 0.5) / 10) < 0.06 for place, depth in enumerate(depths)), depths
@@ -95,19 +95,19 @@ def test_depths_are_spread_over_the_documents():
 
 @pytest.mark.parametrize(("depth", "where"), [(0.0, str.startswith), (1.0, str.endswith)])
 def test_the_key_can_stand_at_either_end(depth, where):
-    text = haystack.hide("KEY.", HAY, 0, 100, depth, haystack.word_spans)
+    text = hide("KEY.", HAY, 0, 100, depth, word_spans)
     assert where(text, "KEY.") and len(text.split()) == 100
 
 
 def test_hay_is_a_ring():
     short = "One sentence only.\n\nAnd another one here."
-    text = haystack.hide("KEY.", short, 0, 80, 0.5, haystack.word_spans)
+    text = hide("KEY.", short, 0, 80, 0.5, word_spans)
     assert len(text.split()) == 80
     assert collections.Counter(text.split())["One"] > 5
 
 
 def test_documents_start_at_different_places_of_the_hay():
-    task = haystack.make_needle_task(64, hay=HAY, token_spans=haystack.word_spans, num_documents=20, num_queries=1)
+    task = haystack.make_needle_task(64, hay=HAY, token_spans=word_spans, num_documents=20, num_queries=1)
     assert len({tuple(re.findall(r"Paragraph \d+", d.text)) for d in task.corpus}) == 20
 
 
@@ -124,5 +124,5 @@ def test_documents_start_at_different_places_of_the_hay():
 def test_sizes_out_of_range_are_refused(length, num_documents, num_queries, sentence):
     with pytest.raises(ConfigError, match=sentence):
         haystack.make_needle_task(
-            length, hay=HAY, token_spans=haystack.word_spans, num_documents=num_documents, num_queries=num_queries
+            length, hay=HAY, token_spans=word_spans, num_documents=num_documents, num_queries=num_queries
         )

@@ -10,10 +10,15 @@ from diffembed.errors import ConfigError, UnknownNameError
 
 PLACEHOLDER = re.compile(r"\{\w+\}")
 
+TURNED, BURIED = "_turned", "_buried"
+"""Endings of the names of sources that are made of another one's rows."""
 ONLY_FOR: Mapping[str, tuple[str, ...]] = {
     "name": ("rows",),
     "columns": ("rows",),
     "turned_query": ("rows", "folder"),
+    "buried_in": ("rows", "folder"),
+    "buried_min_words": ("rows", "folder"),
+    "buried_max_words": ("rows", "folder"),
     "sets": ("folder", "public_e5", "reasonir"),
     "revision": ("msmarco_instructions", "reasonaug", "reasonir"),
     "instruction": ("rows", "msmarco_instructions"),
@@ -55,6 +60,13 @@ class SourceConfig:
     """Adds a source `<name>_turned` in which documents ask and queries answer: the query under its instruction is the
     positive, under its anti_instruction the negative. Value: how the model's template writes a query, for example
     "{instruction}; {query}". None adds nothing; rows without anti_instruction give no turned row."""
+    buried_in: str | None = None
+    """Adds a source `<name>_buried` whose documents stand hidden in a stretch of this running text (a file or folder of
+    text, relative to the data folder), its negatives in the same stretch. None adds nothing."""
+    buried_min_words: int = 64
+    """Fewest words of a buried document, at least 2."""
+    buried_max_words: int = 512
+    """Most words of a buried document; rows whose positive is longer than half of it are left out."""
     keep: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Label -> values whose rows are kept, for example {solution_check: [yes, not used], task: [p2i]}."""
     domain: Literal["all", "aops", "leetcode", "theoremqa"] = "all"
@@ -74,6 +86,11 @@ class SourceConfig:
     documents_revision: str | None = None
     """Commit of `documents`, 40 hex digits; none takes the newest one and records it with the run."""
 
+    def made_names(self, name: str) -> tuple[str, ...]:
+        """Names of what one set of this source becomes: itself, and the sources made of its rows."""
+        turned = () if self.turned_query is None else (name + TURNED,)
+        return (name, *turned, *(() if self.buried_in is None else (name + BURIED,)))
+
     def __post_init__(self) -> None:
         for item in fields(self):
             kinds = ONLY_FOR.get(item.name, (self.kind,))
@@ -92,6 +109,14 @@ class SourceConfig:
             PLACEHOLDER.findall(self.turned_query)
         ):
             raise ConfigError(f"turned_query must hold {{instruction}} and {{query}}, received {self.turned_query!r}")
+        if not 1 < self.buried_min_words <= self.buried_max_words:
+            raise ConfigError(
+                "buried_min_words must be at least 2 and at most buried_max_words, received "
+                f"{self.buried_min_words} and {self.buried_max_words}"
+            )
+        default = (SourceConfig.buried_min_words, SourceConfig.buried_max_words)
+        if self.buried_in is None and (self.buried_min_words, self.buried_max_words) != default:
+            raise ConfigError("buried_min_words and buried_max_words have no effect without buried_in")
         if self.domain != "all" and "domain" in self.keep:
             raise ConfigError("domain and keep[domain] both choose the domain; set one of them")
         known = {"public_e5": tuple(PUBLIC_E5), "reasonir": REASONIR_SETS}.get(self.kind, self.sets)

@@ -11,12 +11,13 @@ from typing import TypeVar
 
 import numpy as np
 
+from diffembed.data.burying import bury, read_hay
 from diffembed.data.formats import DEFAULT_MAX_BAD_ROWS, RowReport, Triplet, TripletReader
 from diffembed.data.negatives import choose_negatives, row_generator
 from diffembed.data.opening import OpenSet, open_sets, resolve
 from diffembed.data.published import REASONAUG_DOMAINS
 from diffembed.data.set_aside import exclude_values, read_values
-from diffembed.data.source_config import SourceConfig
+from diffembed.data.source_config import BURIED, TURNED, SourceConfig
 from diffembed.errors import ConfigError
 from diffembed.provenance import hash_file
 
@@ -51,8 +52,7 @@ def load_sources(
         left_out: set[str] = set()
         for part in open_sets(config, root):
             source = _load_set(config, part, seed, root, max_bad_rows, left_out)
-            turned = [] if config.turned_query is None else [_turned(source, config.turned_query)]
-            for found in (source, *turned):
+            for found in (source, *_made_of(source, config, seed, root)):
                 if found.name in loaded:
                     raise ConfigError(f"two sources are named {found.name!r}; name one of them")
                 loaded[found.name] = found
@@ -62,9 +62,32 @@ def load_sources(
     return loaded
 
 
+def _made_of(source: LoadedSource, config: SourceConfig, seed: int, data_root: Path) -> Iterator[LoadedSource]:
+    """The further sources that a config asks to be made of a source's rows."""
+    if config.turned_query is not None:
+        yield _turned(source, config.turned_query)
+    if config.buried_in is not None:
+        yield _buried(source, config, seed, resolve(config.buried_in, data_root))
+
+
+def _buried(source: LoadedSource, config: SourceConfig, seed: int, path: Path) -> LoadedSource:
+    report = RowReport(source=source.name + BURIED, num_rows=len(source.triplets), inputs={**source.report.inputs})
+    rows = bury(
+        source.triplets,
+        read_hay(path, report),
+        min_words=config.buried_min_words,
+        max_words=config.buried_max_words,
+        seed=seed,
+        report=report,
+    )
+    report.num_kept = len(rows)
+    report.check(0)
+    return LoadedSource(name=report.source, triplets=rows, report=report)
+
+
 def _turned(source: LoadedSource, query_format: str) -> LoadedSource:
     """The rows whose query has a twin, seen from the document: which of the two queries does it answer?"""
-    name = f"{source.name}_turned"
+    name = source.name + TURNED
 
     def written(triplet: Triplet, instruction: str) -> str:
         return query_format.replace("{instruction}", instruction).replace("{query}", triplet.query)

@@ -18,6 +18,8 @@ from diffembed.provenance import write_json
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
+ADAPTER = "adapter-0"
+"""Name of a joined adapter's folder."""
 # Settings that change the arithmetic; an adapter that uses one is refused rather than merged wrongly.
 UNREAD = ("use_dora", "modules_to_save", "alpha_pattern", "rank_pattern", "layer_replication", "lora_bias")
 
@@ -45,11 +47,12 @@ def merge_lora(body: Any, folder: Path) -> None:
         module.weight.copy_((module.weight.float() + delta.to(module.weight.device)).to(module.weight.dtype))
 
 
-def join_lora(folders: Sequence[Path], out: Path) -> None:
+def join_lora(folders: Sequence[Path], out: Path, *, rank: int | None = None) -> None:
     """Writes one LoRA folder that changes every weight by the sum of what the given ones change.
 
     Ranks add up: A is stacked, scale * B stands side by side, and the scale is 1. Exact but for the rounding of
     scale * B to the stored number format, which a scale that is a power of two does not need.
+    rank: where the sum of ranks is larger, every change becomes the nearest one of this rank (least squares).
     Raises CheckpointError when the adapters do not change the same weights.
     """
     configs = [read_config(folder) for folder in folders]
@@ -59,16 +62,31 @@ def join_lora(folders: Sequence[Path], out: Path) -> None:
             raise CheckpointError(f"{folder} and {folders[0]} do not change the same weights, first {odd[0]!r}")
     joined: dict[str, Tensor] = {}
     for name in pairs[0]:
-        joined[f"{name}.lora_A.weight"] = torch.cat([found[name][0] for found in pairs])
+        low_rD = torch.cat([found[name][0] for found in pairs])
         highs = [
             (found[name][1].float() * _scale(config)).to(found[name][1].dtype)
             for config, found in zip(configs, pairs, strict=True)
         ]
-        joined[f"{name}.lora_B.weight"] = torch.cat(highs, dim=1)
-    rank = sum(config["r"] for config in configs)
+        high_Dr = torch.cat(highs, dim=1)
+        if rank is not None and rank < len(low_rD):
+            low_rD, high_Dr = _nearest(low_rD, high_Dr, rank)
+        joined[f"{name}.lora_A.weight"], joined[f"{name}.lora_B.weight"] = low_rD, high_Dr
+    total = sum(config["r"] for config in configs)
+    rank = total if rank is None else min(rank, total)
     out.mkdir(parents=True)
     save_file(joined, out / WEIGHTS, metadata={"format": "pt"})
     write_json(out / "adapter_config.json", {**configs[0], "r": rank, "lora_alpha": rank, "use_rslora": False})
+
+
+def _nearest(low_rD: Tensor, high_Dr: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """A and B of the given rank whose product is nearest to B @ A (Eckart and Young 1936), in their number format."""
+    # Both are thin: the singular values of their product are those of a matrix as small as the sum of ranks.
+    left_Dr, left_rr = torch.linalg.qr(high_Dr.float())
+    right_Dr, right_rr = torch.linalg.qr(low_rD.float().T)
+    u_rr, sizes_r, v_rr = torch.linalg.svd(left_rr @ right_rr.T)
+    roots_r = sizes_r[:rank].sqrt()
+    low = roots_r[:, None] * (v_rr[:rank] @ right_Dr.T)
+    return low.to(low_rD.dtype).contiguous(), (left_Dr @ u_rr[:, :rank] * roots_r).to(high_Dr.dtype).contiguous()
 
 
 def _scale(config: dict[str, Any]) -> float:

@@ -20,7 +20,7 @@ from diffembed.evaluation.leakage import texts_of_rows, texts_of_task, words
 from diffembed.evaluation.suites.named import SUITES, find_suite, read_tasks
 from diffembed.evaluation.suites.needles import FACTS
 from diffembed.evaluation.tasks import AnyTask, Task
-from diffembed.provenance import hash_config, write_json
+from diffembed.provenance import choices, hash_config, write_json
 from diffembed.study.graph import make_graph
 from diffembed.study.plan import StudyPlan, suite_name
 from diffembed.study.store import Store, hash_inputs
@@ -116,7 +116,7 @@ def require_clean(plan: StudyPlan, store: Store, notify: Callable[[str], None]) 
 def contamination_key(plan: StudyPlan) -> str:
     """Hash of what of a plan decides which texts are compared; the same on every machine."""
     text = plan.adaptation.text if plan.adaptation is not None else None
-    return hash_config([_row_configs(plan), text, _tested(plan), plan.seed])
+    return hash_config(choices([_row_configs(plan), text, _tested(plan), plan.seed]))
 
 
 def _row_configs(plan: StudyPlan) -> list[TrainConfig]:

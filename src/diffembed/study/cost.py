@@ -16,7 +16,7 @@ from diffembed.backbones.contract import layer_windows
 from diffembed.backbones.loading import locate
 from diffembed.backbones.registry import Attention, find_model
 from diffembed.errors import CheckpointError
-from diffembed.provenance import hash_config, write_json
+from diffembed.provenance import choices, hash_config, write_json
 from diffembed.study.graph import make_graph
 from diffembed.study.plan import StudyPlan
 from diffembed.training.config import AdaptConfig, ObjectiveConfig, TrainConfig
@@ -193,7 +193,8 @@ def sliding_windows(name: str, shape: Shape) -> list[int | None]:
 
 def costs_key(plan: StudyPlan) -> str:
     """Hash of what of a plan decides the cost of an arm."""
-    return hash_config([plan.backbone, plan.arms, plan.adaptation, plan.fine_tuning, plan.gradient_checkpointing])
+    decisive = [plan.backbone, plan.arms, plan.adaptation, plan.fine_tuning, plan.gradient_checkpointing]
+    return hash_config(choices(decisive))
 
 
 def keep_costs(plan: StudyPlan, folder: Path) -> None:

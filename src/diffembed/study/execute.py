@@ -11,13 +11,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from diffembed.embedding.checkpoint import CONFIG_FILE, load_config
+from diffembed.embedding.lora import ADAPTER, join_lora
+from diffembed.errors import ConfigError
 from diffembed.evaluation.results import save_result, slug
 from diffembed.evaluation.run import EvaluateConfig, Evaluation, evaluate
 from diffembed.evaluation.scoring import TaskResult
 from diffembed.evaluation.suites.named import find_suite, read_tasks
 from diffembed.evaluation.systems.vector_cache import vectors_folder
 from diffembed.evaluation.tasks import AnyTask, LabelTask
-from diffembed.provenance import write_json
+from diffembed.provenance import atomic_folder, write_json
 from diffembed.records import Encoder
 from diffembed.study.graph import Graph, Node, ScoreConfig
 from diffembed.study.plan import suite_name
@@ -81,7 +84,10 @@ def _train(store: Store, node: Node, config: TrainConfig, folder: Path) -> Calla
     from diffembed.training.contrast import train
 
     parent = None if node.parent is None else store.model(node)
-    model = config.model if parent is None else dataclasses.replace(config.model, name=str(parent))
+    start = parent
+    if parent is not None and node.joined_rank is not None:
+        start, parent = _joined(parent, folder.parent / f"{folder.name}.start", node.joined_rank), None
+    model = config.model if start is None else dataclasses.replace(config.model, name=str(start))
     run = dataclasses.replace(config.run, output=str(folder))
     report = train(dataclasses.replace(config, model=model, run=run))
 
@@ -91,6 +97,18 @@ def _train(store: Store, node: Node, config: TrainConfig, folder: Path) -> Calla
         return facts
 
     return write
+
+
+def _joined(model: Path, target: Path, rank: int) -> Path:
+    """A copy of a checkpoint whose adapters are one of the given rank."""
+    config = load_config(model)
+    if not config.adapters:
+        raise ConfigError(f"{model.parent.name} has no adapters to join; leave joined_rank out")
+    if not target.exists():
+        with atomic_folder(target) as part:
+            join_lora([model / adapter for adapter in config.adapters], part / ADAPTER, rank=rank)
+            write_json(part / CONFIG_FILE, dataclasses.replace(config, adapters=(ADAPTER,)).as_dict())
+    return target
 
 
 def _write_run(part: Path, folder: Path, report: dict[str, Any]) -> dict[str, Any]:

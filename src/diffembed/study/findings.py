@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diffembed.data.source_config import BURIED
 from diffembed.errors import ConfigError
 from diffembed.evaluation.scoring import TaskResult
 from diffembed.evaluation.statistics.measures import ranks, spearman
@@ -171,10 +172,13 @@ def first_seed_score(findings: Findings, system: str, skill: str) -> Interval | 
 
 
 def is_in_domain(task: str, row_sets: Iterable[str]) -> bool:
-    """Whether rows of the same kind are among those that were trained on."""
+    """Whether rows of the same kind are among those that were trained on: hidden statements count as one kind."""
     trained = set(row_sets)
+    hides = any(name.endswith(BURIED) for name in trained)
     return any(
-        spec.name == task and not trained.isdisjoint(spec.kin) for suite in SUITES.values() for spec in suite.tasks
+        spec.name == task and (not trained.isdisjoint(spec.kin) or (hides and spec.is_hidden))
+        for suite in SUITES.values()
+        for spec in suite.tasks
     )
 
 

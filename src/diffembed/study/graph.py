@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from diffembed.backbones.registry import Attention
-from diffembed.provenance import hash_config
+from diffembed.provenance import choices, hash_config
 from diffembed.study.plan import StudyPlan
 from diffembed.study.sections import Objective
 from diffembed.training.config import AdaptConfig, ModelConfig, ObjectiveConfig, RunConfig, TrainConfig
@@ -63,6 +63,8 @@ class Node:
     """The arm of a train, evaluate or direction node; empty where there is none."""
     seed: int | None = None
     """Fine-tuning seed of the arm."""
+    joined_rank: int | None = None
+    """Rank that the adapters of the parent are joined to before this node trains on; None takes them as they are."""
     is_further: bool = False
     """True for a model that was trained on for users: no part of the comparison, whose arms share steps and rows."""
 
@@ -77,10 +79,16 @@ Graph = Mapping[str, Node]
 
 
 def config_key(graph: Graph, name: str) -> str:
-    """Hash of a node's config and of the configs it builds on: equal plans give equal keys on every machine."""
+    """Hash of a node's choices and of those it builds on: equal plans give equal keys on every machine.
+
+    Fields at their default do not count, so that an option that did not exist when a result was made leaves it valid;
+    what a changed default changes is a change of code.
+    """
     node = graph[name]
-    before = None if node.parent is None else [node.weights, config_key(graph, node.parent)]
-    return hash_config({"kind": node.kind, "config": _computed(node.config), "parent": before})
+    before: list[Any] | None = None if node.parent is None else [node.weights, config_key(graph, node.parent)]
+    if before is not None and node.joined_rank is not None:
+        before.append(node.joined_rank)
+    return hash_config({"kind": node.kind, "config": choices(_computed(node.config)), "parent": before})
 
 
 def _computed(config: AdaptConfig | TrainConfig | ScoreConfig) -> AdaptConfig | TrainConfig | ScoreConfig:
@@ -237,7 +245,7 @@ def _shipped(plan: StudyPlan, rates: Mapping[Attention, float]) -> list[Node]:
             )
             last = Node(
                 name=further_name(name, stage), kind="train", config=config, parent=last.name, arm=name, seed=seed,
-                is_further=True,
+                joined_rank=further.joined_rank, is_further=True,
             )  # fmt: skip
             nodes.append(last)
         score = replace(_score(plan, shipped.suites or plan.evaluation.suites), dtype=shipped.dtype or plan.dtype)

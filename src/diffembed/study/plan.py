@@ -259,10 +259,11 @@ def _suites(plan: StudyPlan) -> Iterator[tuple[str, Mapping[str, tuple[str, ...]
 
 def _row_sets(read: Sequence[DataConfig]) -> tuple[str, ...]:
     names = (
-        name
+        made
         for data in read
         for source in data.sources
         for name in source.sets or (source.name or row_file_stem(Path(source.path or source.kind)),)
+        for made in source.made_names(name)
     )
     return tuple(dict.fromkeys(names))
 

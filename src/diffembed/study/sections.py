@@ -189,9 +189,15 @@ class FurtherPlan:
     """How much is read per step; none takes that of fine_tuning."""
     dtype: Literal["float32", "bfloat16"] | None = None
     """Number format of the weights in this stage; none takes the study's."""
+    joined_rank: int | None = None
+    """The adapters so far become one of this rank before the stage, the nearest to their sum; none keeps them all. A
+    shipped adapter has this rank and that of fine_tuning.lora for each stage since."""
 
     def __post_init__(self) -> None:
         require(self.num_steps > 0, f"num_steps is {self.num_steps}; it must be positive")
+        require(
+            self.joined_rank is None or self.joined_rank > 0, f"joined_rank is {self.joined_rank}; it must be positive"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from typing import Any
 from diffembed.backbones.registry import MODELS, find_model
 from diffembed.backbones.shapes import native_config
 from diffembed.embedding.checkpoint import CONFIG_FILE, SHIPPED, load_config
-from diffembed.embedding.lora import WEIGHTS, join_lora, read_config
+from diffembed.embedding.lora import ADAPTER, WEIGHTS, join_lora, read_config
 from diffembed.errors import CheckpointError, ConfigError
 from diffembed.provenance import atomic_folder, hash_file, write_json
 from diffembed.study.graph import Graph, make_graph, shipped_node
@@ -25,7 +25,6 @@ from diffembed.study.store import Store
 
 LARGEST_BYTES = 16_000_000
 """Of one adapter, chosen so that a wheel with two of them stays below a third of what PyPI takes."""
-ADAPTER = "adapter-0"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

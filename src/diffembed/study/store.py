@@ -24,7 +24,7 @@ from diffembed.embedding.lora import WEIGHTS
 from diffembed.errors import CheckpointError, ConfigError, InputError, UnknownNameError
 from diffembed.evaluation.results import load_result
 from diffembed.evaluation.scoring import TaskResult
-from diffembed.evaluation.suites.named import HAY_FILE, SUITES, data_folder, find_suite
+from diffembed.evaluation.suites.named import HAY_FILE, SUITES, data_folder, find_place, find_suite
 from diffembed.provenance import atomic_folder, environment, hash_config, hash_file, hash_text, write_json
 from diffembed.study.graph import CODE, Graph, Node, ScoreConfig, config_key
 from diffembed.study.plan import suite_name
@@ -246,6 +246,8 @@ def _inputs(node: Node) -> Iterator[tuple[str, Path]]:
                 yield source.path, root / source.path
             if source.exclude is not None:
                 yield source.exclude, root / source.exclude
+            if source.buried_in is not None:
+                yield source.buried_in, root / source.buried_in
     else:
         yield from _task_files(config)
 
@@ -262,12 +264,11 @@ def _task_files(config: ScoreConfig) -> Iterator[tuple[str, Path]]:
                 continue
             if name not in SUITES:
                 yield name, Path(spec.place)
-            elif spec.source in ("passkey", "needle"):
+                continue
+            if spec.is_hidden:
                 yield HAY_FILE, data_folder(None) / HAY_FILE
-            else:
-                path = data_folder(None) / spec.place
-                packed = Path(f"{path}.zst")
-                yield spec.place, packed if not path.exists() and packed.exists() else path
+            if spec.place:
+                yield spec.place, find_place(spec)
 
 
 def hash_path(path: Path) -> str:

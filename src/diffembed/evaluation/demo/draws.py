@@ -8,8 +8,9 @@ text with the same chance level. This module knows nothing of encoders; their sp
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from diffembed.data.burying import TokenSpans
 from diffembed.errors import ConfigError, UnknownNameError
-from diffembed.evaluation.suites.haystack import LENGTHS, TokenSpans, make_needle_task, make_passkey_task
+from diffembed.evaluation.suites.haystack import LENGTHS, make_needle_task, make_passkey_task
 from diffembed.evaluation.suites.stdlib import haystack_text, make_stdlib_task
 from diffembed.evaluation.tasks import Task
 

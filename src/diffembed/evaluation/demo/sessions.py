@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from diffembed.data.burying import TokenSpans, word_spans
 from diffembed.evaluation.demo.draws import Draw, make_tasks
 from diffembed.evaluation.scoring import TOP_K, TaskResult, score_task
-from diffembed.evaluation.suites.haystack import TokenSpans, word_spans
 from diffembed.evaluation.suites.named import load_token_spans
 from diffembed.evaluation.suites.stdlib import haystack_text
 from diffembed.evaluation.systems.baselines import BM25

@@ -7,30 +7,20 @@ the haystack is any text. This module knows nothing of encoders; a tokenizer arr
 """
 
 import random
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from diffembed.errors import ConfigError, InputError
+from diffembed.data.burying import TokenSpans, hide
+from diffembed.errors import ConfigError
 from diffembed.evaluation.suites.needles import FACTS, FIRST_NAMES, LAST_NAMES, PLACES
-from diffembed.evaluation.tasks import Task
+from diffembed.evaluation.tasks import PairTask, Task
 from diffembed.records import Document, Query
 
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192)
 """Tokens per document; LongEmbed goes on to 16,384 and 32,768."""
 MIN_TOKENS = 64
 """A shorter document could not hold a key sentence and some hay around it."""
-
-TokenSpans = Callable[[str], Sequence[tuple[int, int]]]
-"""Text -> (start, end) in characters of each of its tokens, special tokens left out."""
-
-_CHARACTERS_PER_TOKEN = 8
-"""Characters of hay that are tokenised at first for each token wanted; doubled where they turn out too few."""
-_SENTENCE_END = re.compile(r"\n\n|(?<=[.!?])\s")
-
-
-def word_spans(text: str) -> Sequence[tuple[int, int]]:
-    """Spans of whitespace-separated words: the count of tokens where no model is compared."""
-    return [match.span() for match in re.finditer(r"\S+", text)]
+MIN_SCORE, MIN_WORDS = 4.0, 10
+"""Of a pair whose sentences say the same (STS-B: 5 is equal, 4 differs in details), and say enough to be told apart."""
 
 
 def make_passkey_task(
@@ -69,6 +59,34 @@ def make_needle_task(
     return _make_task("needle", length, pairs, num_queries, hay, token_spans, rng)
 
 
+def make_paraphrase_task(
+    length: int,
+    *,
+    pairs: PairTask,
+    hay: str,
+    token_spans: TokenSpans,
+    num_documents: int = 60,
+    num_queries: int = 60,
+    seed: int = 0,
+) -> Task:
+    """Documents of `length` tokens that each hold one sentence of a similar pair; the other sentence is the query.
+
+    Pairs count that score at least `MIN_SCORE` and have `MIN_WORDS` words on either side; no sentence comes twice.
+    """
+    chosen: dict[str, str] = {}
+    taken: set[str] = set()
+    for key, question, score in zip(pairs.left, pairs.right, pairs.gold, strict=True):
+        is_long = min(len(key.split()), len(question.split())) >= MIN_WORDS
+        if score >= MIN_SCORE and is_long and key != question and taken.isdisjoint({key, question}):
+            chosen[key] = question
+            taken |= {key, question}
+    _check_counts(length, num_documents, num_queries, len(chosen))
+    rng = random.Random(f"{seed}/paraphrase/{length}")
+    return _make_task(
+        "paraphrase", length, rng.sample(list(chosen.items()), num_documents), num_queries, hay, token_spans, rng
+    )
+
+
 def _check_counts(length: int, num_documents: int, num_queries: int, most: int) -> None:
     if length < MIN_TOKENS:
         raise ConfigError(f"a haystack of {length} tokens is too short; use {MIN_TOKENS} or more")
@@ -95,7 +113,7 @@ def _make_task(
     name = f"{family}-{length}"
     corpus, queries, qrels = [], [], {}
     for number, ((key, question), depth) in enumerate(zip(pairs, depths, strict=True)):
-        start = int(len(hay) * ((offset + number / num_documents) % 1))
+        start = _next_paragraph(hay, int(len(hay) * ((offset + number / num_documents) % 1)))
         document_id = f"{name}-d{number:03}"
         corpus.append(Document(id=document_id, text=hide(key, hay, start, length, depth, token_spans)))
         if number < num_queries:
@@ -107,40 +125,7 @@ def _make_task(
     )
 
 
-def hide(key: str, hay: str, start: int, length: int, depth: float, token_spans: TokenSpans) -> str:
-    """Hay with `key` at the sentence end nearest `depth`: `length` tokens, or a few less where they cannot be met.
-
-    start: character of the hay to begin near; the hay is a ring. depth: 0 is the beginning, 1 the end.
-    """
+def _next_paragraph(hay: str, start: int) -> int:
+    """Behind the next blank line, so that documents share their hay where it has few; 0 behind the last."""
     paragraph = hay.find("\n\n", start)
-    start = paragraph + 2 if 0 <= paragraph < len(hay) - 2 else 0
-    room = length - len(token_spans(key))
-    for _ in range(8):
-        body = _first_tokens(hay, start, room, token_spans)
-        ends = [match.end() for match in _SENTENCE_END.finditer(body)]
-        place = min([0, *ends, len(body)], key=lambda end: abs(end - depth * len(body)))
-        text = " ".join(part for part in (body[:place].rstrip(), key, body[place:].strip()) if part)
-        excess = len(token_spans(text)) - length
-        if excess <= 0:
-            return text
-        room -= excess
-    raise InputError(f"no text of {length} tokens could be cut; the tokenizer's spans do not fit its text")
-
-
-def _first_tokens(hay: str, start: int, num_tokens: int, token_spans: TokenSpans) -> str:
-    num_characters = num_tokens * _CHARACTERS_PER_TOKEN
-    while True:
-        text = _ring(hay, start, num_characters)
-        spans = token_spans(text)
-        if len(spans) >= num_tokens:
-            return text[: spans[num_tokens - 1][1]]
-        num_characters *= 2
-        if num_characters > (1 << 30):
-            raise InputError("the haystack text holds no tokens")
-
-
-def _ring(hay: str, start: int, num_characters: int) -> str:
-    text = hay[start : start + num_characters]
-    while len(text) < num_characters:
-        text += "\n\n" + hay[: num_characters - len(text)]
-    return text
+    return paragraph + 2 if 0 <= paragraph < len(hay) - 2 else 0

@@ -6,14 +6,16 @@ hub suites are lists of mteb task names and are run by `evaluation.hub`; all oth
 
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from diffembed.data.burying import TokenSpans, word_spans
 from diffembed.errors import ConfigError, InputError, UnknownNameError
-from diffembed.evaluation.suites.folders import read_folder
-from diffembed.evaluation.suites.haystack import TokenSpans, make_needle_task, make_passkey_task, word_spans
+from diffembed.evaluation.suites.folders import read_folder, read_pairs
+from diffembed.evaluation.suites.haystack import make_needle_task, make_paraphrase_task, make_passkey_task
 from diffembed.evaluation.suites.instructions import Prompts, find_instruction, kind_of
 from diffembed.evaluation.suites.set_asides import read_concept_task, read_topic_task
 from diffembed.evaluation.tasks import AnyTask, InstructionTask, Task
@@ -25,7 +27,7 @@ HAY_FILE = "text/novels_valid.txt.zst"
 COUNTED_BY = "gemma-3-270m"
 """Tokenizer that haystack lengths are counted with, for all models alike, so that all read the same documents."""
 
-Source = Literal["folder", "passkey", "needle", "concepts", "topics"]
+Source = Literal["folder", "passkey", "needle", "paraphrase", "concepts", "topics"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +37,7 @@ class TaskSpec:
     name: str
     source: Source = "folder"
     place: str = ""
-    """Path below the data folder; empty for generated tasks."""
+    """Path below the data folder; empty for tasks whose sentences are our own."""
     kin: tuple[str, ...] = ()
     """Training sets of the same kind: their rows are no test texts, and yet a model trained on them is at home here."""
     shares_documents: bool = False
@@ -44,6 +46,11 @@ class TaskSpec:
     """Tokens per document of a generated task."""
     num_documents: int = 100
     num_queries: int = 50
+
+    @property
+    def is_hidden(self) -> bool:
+        """Whether its documents are sentences hidden in other text."""
+        return self.length > 0
 
     @property
     def in_domain(self) -> bool:
@@ -73,12 +80,17 @@ def _folder(name: str, place: str = "", *, kin: tuple[str, ...] = (), shares_doc
 
 
 def _hidden(
-    source: Literal["passkey", "needle"], lengths: Sequence[int], num_documents: int, num_queries: int
+    source: Literal["passkey", "needle", "paraphrase"],
+    lengths: Sequence[int],
+    num_documents: int,
+    num_queries: int,
+    place: str = "",
 ) -> tuple[TaskSpec, ...]:
     return tuple(
         TaskSpec(
             name=f"{source}-{length}",
             source=source,
+            place=place,
             length=length,
             num_documents=num_documents,
             num_queries=num_queries,
@@ -156,8 +168,12 @@ SUITES: dict[str, Suite] = {
         Suite(
             name="dev-long",
             purpose="development",
-            about="meetings and whole tales",
-            tasks=(_folder("qmsum_test"), _folder("fairytaleqa_story", kin=("fairytaleqa_train",))),
+            about="meetings, whole tales, and one sentence in 256 to 1,024 tokens",
+            tasks=(
+                _folder("qmsum_test"),
+                _folder("fairytaleqa_story", kin=("fairytaleqa_train",)),
+                *_hidden("paraphrase", LONGEMBED_LENGTHS[:3], 60, 60, "eval/sts/stsb_dev.tsv"),
+            ),
         ),
         Suite(
             name="dev-reasoning",
@@ -313,28 +329,36 @@ def read_tasks(
     for spec in suite.tasks:
         if names and spec.name not in names:
             continue
-        if spec.source in ("passkey", "needle"):
+        if spec.is_hidden:
             if hay is None:
                 hay = _read_hay(data), load_token_spans(counted_by)
-            yield _with_instruction(_generate(spec, hay[0], hay[1], seed), prompts)
+            yield _with_instruction(_hide(spec, data, hay[0], hay[1], seed), prompts)
             continue
         for task in _read(spec, data):
             yield _with_instruction(task, prompts)
 
 
 def _read(spec: TaskSpec, data: Path | str | None) -> list[AnyTask]:
-    place = Path(spec.place) if Path(spec.place).is_absolute() else data_folder(data) / spec.place
+    place = find_place(spec, data)
     if spec.source == "concepts":
         return [read_concept_task(place, name=spec.name)]
     if spec.source == "topics":
         return [read_topic_task(place, name=spec.name)]
-    if place.suffix == ".tsv" and not place.exists():
-        place = next((other for end in (".zst", ".gz", ".bz2") if (other := Path(f"{place}{end}")).exists()), place)
     return read_folder(place, name=spec.name, narrative_slot="instruction")
 
 
-def _generate(spec: TaskSpec, hay: str, token_spans: TokenSpans, seed: int) -> Task:
-    make = make_passkey_task if spec.source == "passkey" else make_needle_task
+def find_place(spec: TaskSpec, data: Path | str | None = None) -> Path:
+    """Where a task is read from; a table may be compressed."""
+    place = Path(spec.place) if Path(spec.place).is_absolute() else data_folder(data) / spec.place
+    if place.suffix == ".tsv" and not place.exists():
+        place = next((other for end in (".zst", ".gz", ".bz2") if (other := Path(f"{place}{end}")).exists()), place)
+    return place
+
+
+def _hide(spec: TaskSpec, data: Path | str | None, hay: str, token_spans: TokenSpans, seed: int) -> Task:
+    make: Callable[..., Task] = make_passkey_task if spec.source == "passkey" else make_needle_task
+    if spec.source == "paraphrase":
+        make = partial(make_paraphrase_task, pairs=read_pairs(find_place(spec, data)))
     return make(
         spec.length,
         hay=hay,
