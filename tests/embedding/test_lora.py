@@ -57,6 +57,23 @@ def test_joined_adapters_change_what_each_changes(adapter, tmp_path):
             torch.testing.assert_close(found.state_dict()[key], value, atol=1e-6, rtol=1e-5)
 
 
+def test_a_lower_rank_is_the_nearest_change_of_that_rank(adapter, tmp_path):
+    """Against numpy's singular values of the whole change; a rank that is high enough changes nothing."""
+    names = ("layers.0.mlp.down_proj", "layers.1.self_attn.q_proj")
+    start, whole = load_backbone("tiny-qwen2", dtype="float32").model, adapter[1]
+    for rank in (1, 3, 4, 9):
+        folder = tmp_path / f"rank-{rank}"
+        join_lora([adapter[0]], folder, rank=rank)
+        assert json.loads((folder / "adapter_config.json").read_text())["r"] == min(rank, 4)
+        body = load_backbone("tiny-qwen2", dtype="float32").model
+        merge_lora(body, folder)
+        for name in names:
+            before, after, found = (m.get_submodule(name).weight.detach().numpy() for m in (start, whole, body))
+            sizes = np.linalg.svd(after - before, compute_uv=False)
+            missing = np.linalg.norm((after - before) - (found - before))
+            assert missing == pytest.approx(np.linalg.norm(sizes[rank:]), abs=1e-4)
+
+
 def test_adapters_of_other_weights_are_not_joined(adapter, tmp_path):
     config = peft.LoraConfig(r=2, target_modules=SEVEN[:3])
     peft.get_peft_model(load_backbone("tiny-qwen2").model, config).save_pretrained(tmp_path / "few")

@@ -1,6 +1,7 @@
 """Passkey and needle: one sentence per document, where it says, in a text of the length it says."""
 
 import collections
+import functools
 import re
 
 import pytest
@@ -13,7 +14,7 @@ from diffembed.evaluation.suites import haystack
 from diffembed.evaluation.suites.needles import FACTS, FIRST_NAMES, LAST_NAMES, PLACES
 from diffembed.evaluation.suites.stdlib import haystack_text
 from diffembed.evaluation.systems.baselines import BM25
-from diffembed.evaluation.tasks import Task, hash_task
+from diffembed.evaluation.tasks import PairTask, Task, hash_task
 from diffembed.records import Document, Query
 
 MAKERS = [haystack.make_passkey_task, haystack.make_needle_task]
@@ -22,6 +23,31 @@ HAY = "\n\n".join(f"Paragraph {n} tells of sheep. They graze on hill {n}, and no
 
 def tiny_spans(text: str):
     return build_tokenizer().backend_tokenizer.encode(text, add_special_tokens=False).offsets
+
+
+def test_a_paraphrase_is_asked_for_by_the_sentence_that_says_the_same():
+    words = [f"the {n} th sheep of the flock went over hill number {n} today" for n in range(40)]
+    pairs = PairTask(
+        name="pairs",
+        left=[*words, "too short", words[0], "another sheep of the flock went over the hill today alone"],
+        right=[
+            *(f"{text} again" for text in words),
+            "too brief",
+            words[1],
+            "nothing of it was ever true as far as I know",
+        ],
+        gold=[*[4.0] * 20, *[3.9] * 10, *[5.0] * 10, 5.0, 5.0, 0.0],
+    )
+    make = functools.partial(haystack.make_paraphrase_task, 200, hay=HAY, token_spans=word_spans, pairs=pairs)
+    task = make(num_documents=30, num_queries=30)
+    texts = {document.id: document.text for document in task.corpus}
+    assert task.name == "paraphrase-200" and len(texts) == 30
+    for query in task.queries:
+        (gold,) = task.qrels[query.id]
+        key = query.text.removesuffix(" again")
+        assert key in words[:20] + words[30:] and [name for name, text in texts.items() if key in text] == [gold]
+    with pytest.raises(ConfigError, match="num_documents is 31; it must be from 2 to 30"):
+        make(num_documents=31, num_queries=2)
 
 
 @pytest.mark.parametrize("make", MAKERS)

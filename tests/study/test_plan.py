@@ -1,10 +1,13 @@
 """Plans that would compare nothing are refused before anything is loaded; the shipped ones hold."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from diffembed.errors import ConfigError, UnknownNameError
+from diffembed.provenance import choices
+from diffembed.study.findings import is_in_domain
 from diffembed.study.graph import ancestors, config_key, make_graph
 from diffembed.study.plan import load_plan
 
@@ -44,7 +47,16 @@ def test_the_gemma_plan_has_the_arms_of_the_issue():
     chosen = make_graph(plan, {"causal": 2e-4})
     assert chosen["train-ar-cpt-s1"].config.optimiser.learning_rate == 2e-4
     assert config_key(graph, "train-ar-cpt-s1") != config_key(chosen, "train-ar-cpt-s1")
+    # Fields at their default do not count: a result outlives the options that are added after it.
+    computed = json.dumps(choices(graph["train-bi-s0"].config))
+    assert "buried_in" not in computed and "set_aside_values" in computed
     assert config_key(graph, "train-bi-s0") == config_key(chosen, "train-bi-s0")
+
+
+def test_rows_hidden_in_prose_make_hidden_sentences_in_domain():
+    sets = load_plan(RECIPES / "gemma-3-270m-small.yaml").shipped_row_sets
+    assert "nq_qed_buried" in sets and is_in_domain("needle-512", sets) and is_in_domain("reasonaug_eval_p2i", sets)
+    assert not is_in_domain("stsb_test", sets) and not is_in_domain("needle-512", ("nq_qed",))
 
 
 def test_an_arm_that_differs_in_more_than_it_says_is_refused(make_plan):

@@ -14,11 +14,11 @@ from diffembed.backbones.shapes import native_config
 from diffembed.cli import main
 from diffembed.embedding import checkpoint
 from diffembed.embedding.embedder import Embedder
-from diffembed.embedding.lora import WEIGHTS
+from diffembed.embedding.lora import WEIGHTS, read_config
 from diffembed.errors import CheckpointError, ConfigError, DiffEmbedError
 from diffembed.study import ship as ship_module
 from diffembed.study.findings import find
-from diffembed.study.graph import ancestors, make_graph
+from diffembed.study.graph import ancestors, config_key, make_graph
 from diffembed.study.plan import load_plan
 from diffembed.study.run import run_study
 from diffembed.study.sections import LearningRatePlan, ShippedPlan
@@ -192,6 +192,31 @@ def test_a_model_is_trained_on_before_it_is_shipped(copied, values, tmp_path, ca
     arm = Embedder.load(str(store.results / "train-diffusion-s0" / "model"), dtype="float32")
     np.testing.assert_allclose(vectors(user), vectors(longer), atol=1e-6)
     assert np.abs(vectors(longer) - vectors(arm)).max() > 1e-4
+
+
+def test_adapters_are_joined_before_a_stage_so_that_ranks_do_not_grow(copied, values, tmp_path):
+    plan, store = copied
+    values = values | {
+        "shipped": {
+            "models": {"tiny-diffusion": "diffusion"},
+            "licences": LICENCES,
+            "notice": "Pass this on.",
+            "further": [{"num_steps": 1, "joined_rank": 3}],
+        }
+    }
+    Path("plan.yaml").write_text(json.dumps(values), encoding="utf-8")
+    plan = load_plan("plan.yaml")
+    loose = replace(plan.shipped, further=(replace(plan.shipped.further[0], joined_rank=None),))
+    keys = {config_key(make_graph(replace(plan, shipped=s)), "train-tiny-diffusion") for s in (plan.shipped, loose)}
+    assert len(keys) == 2
+    run_study(plan, store)
+    model = store.results / "train-tiny-diffusion" / "model"
+    assert [read_config(model / f"adapter-{n}")["r"] for n in (0, 1)] == [3, 2]
+    assert not [path for path in model.iterdir() if path.is_symlink()]
+    (shipped,) = ship(plan, store, tmp_path / "shipped")
+    assert shipped.rank == 5
+    user, longer = (Embedder.load(str(path), dtype="float32") for path in (shipped.folder, model))
+    np.testing.assert_allclose(vectors(user), vectors(longer), atol=1e-6)
 
 
 def test_a_shipped_model_has_a_name(copied, tmp_path, monkeypatch):
