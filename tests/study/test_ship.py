@@ -132,7 +132,7 @@ def test_a_name_that_is_taken_is_refused(make_plan, models, sentence):
         make_plan(shipped={"models": models, "licences": LICENCES, "notice": ""})
 
 
-@pytest.mark.parametrize("setting", [{"dtype": "bfloat16"}, {"suites": {"data/finding": []}}])
+@pytest.mark.parametrize("setting", [{"dtype": "bfloat16"}, {"max_tokens": 9}, {"suites": {"data/finding": []}}])
 def test_scores_of_its_own_need_training_of_its_own(make_plan, setting):
     with pytest.raises(ConfigError, match="no effect without a stage in further"):
         make_plan(shipped={"models": {"small": "bi"}, "licences": LICENCES, "notice": "", **setting})
@@ -163,19 +163,22 @@ def test_a_model_is_trained_on_before_it_is_shipped(copied, values, tmp_path, ca
                     "dtype": "bfloat16",
                 },
             ],
-            "suites": {"data/finding": []},
+            "suites": {"data/finding": [], "data/pairs": []},
+            "max_tokens": 50,
             "dtype": "bfloat16",
         }
     }
     shutil.copy("data/rows.jsonl", "data/more.jsonl")
     Path("plan.yaml").write_text(json.dumps(values), encoding="utf-8")
     plan = load_plan("plan.yaml")
+    scored = {"evaluate-tiny-diffusion-finding", "evaluate-tiny-diffusion-pairs"}
     new = set(make_graph(plan)) - set(make_graph(replace(plan, shipped=None)))
-    assert new == {"train-tiny-diffusion", "train-tiny-diffusion-2", "evaluate-tiny-diffusion"}
+    assert new == {"train-tiny-diffusion", "train-tiny-diffusion-2"} | scored
     before = {path: path.stat().st_mtime_ns for path in store.results.glob("*/node.json")}
     run_study(plan, store)
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert set(store.results_of("evaluate-tiny-diffusion")) == {"finding"}
+    assert set(store.results_of("evaluate-tiny-diffusion-finding")) == {"finding"}
+    assert make_graph(plan)["evaluate-tiny-diffusion-pairs"].config.max_tokens == 50
     # The comparison knows nothing of it: its steps and rows are not those of the arms.
     assert set(find(plan, store).systems) == {"ar-cpt", "diffusion", "bi", "bm25"}
     assert main(["study", "ship", "plan.yaml", "--out", "shipped"]) == 0
@@ -186,7 +189,7 @@ def test_a_model_is_trained_on_before_it_is_shipped(copied, values, tmp_path, ca
     assert "| rows | share of stages 1 and 2 | share of stage 3 | licence |" in card
     assert "| rows | - | - | CC0-1.0 |\n| more | - | 100 % | MIT |" in card
     (shipped,) = ship(plan, store, tmp_path / "shipped")
-    assert (shipped.node, shipped.rank, shipped.num_scores) == ("train-tiny-diffusion-2", 8, 1)
+    assert (shipped.node, shipped.rank, shipped.num_scores) == ("train-tiny-diffusion-2", 8, 2)
     user = Embedder.load(str(shipped.folder), dtype="float32")
     longer = Embedder.load(str(store.results / "train-tiny-diffusion-2" / "model"), dtype="float32")
     arm = Embedder.load(str(store.results / "train-diffusion-s0" / "model"), dtype="float32")

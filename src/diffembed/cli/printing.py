@@ -5,7 +5,7 @@ Nothing is cut to fit: long cells wrap. Control characters of a file never reach
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from diffembed.records import Hit
 
@@ -15,15 +15,22 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=False, default=str))
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, numbers: Sequence[str] = ()) -> None:
-    """A table with a header; the columns named in `numbers` are aligned on the right."""
+def print_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    *,
+    numbers: Sequence[str] = (),
+    names: Sequence[str] = (),
+) -> None:
+    """A table with a header; columns in `numbers` stand on the right, those in `names`, to be copied, never wrap."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in columns:
-        table.add_column(column, overflow="fold", justify="right" if column in numbers else "left")
+        justify: Literal["left", "right"] = "right" if column in numbers else "left"
+        table.add_column(column, overflow="fold", justify=justify, no_wrap=column in names)
     for row in rows:
         table.add_row(*(Text(printable(str(cell))) for cell in row))
     _print(table)

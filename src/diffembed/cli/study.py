@@ -205,6 +205,7 @@ def _print_states(plan: "StudyPlan", store: "Store", *, json: bool) -> None:
             for row in rows
         ],
         numbers=["minutes"],
+        names=["node"],
     )
 
 

@@ -6,9 +6,11 @@ Knows nothing of the disk.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from diffembed.backbones.registry import Attention
+from diffembed.evaluation.results import slug
 from diffembed.provenance import choices, hash_config
 from diffembed.study.plan import StudyPlan
 from diffembed.study.sections import Objective
@@ -248,10 +250,15 @@ def _shipped(plan: StudyPlan, rates: Mapping[Attention, float]) -> list[Node]:
                 joined_rank=further.joined_rank, is_further=True,
             )  # fmt: skip
             nodes.append(last)
-        score = replace(_score(plan, shipped.suites or plan.evaluation.suites), dtype=shipped.dtype or plan.dtype)
-        nodes.append(
-            Node(name=f"evaluate-{name}", kind="evaluate", config=score, parent=last.name, arm=name, is_further=True)
-        )
+        # A node for each suite, for all of them take hours.
+        for suite, tasks in (shipped.suites or plan.evaluation.suites).items():
+            score = replace(
+                _score(plan, {suite: tasks}),
+                max_tokens=shipped.max_tokens or plan.evaluation.max_tokens,
+                dtype=shipped.dtype or plan.dtype,
+            )
+            scored = f"evaluate-{name}-{slug(Path(suite).name)}"
+            nodes.append(Node(name=scored, kind="evaluate", config=score, parent=last.name, arm=name, is_further=True))
     return nodes
 
 

@@ -231,7 +231,7 @@ def load_plan(path: Path | str, overrides: Sequence[str] = ()) -> StudyPlan:
         spec.name
         for suite in plan.evaluation.suites
         for spec in find_suite(suite_name(suite)).tasks
-        if spec.place.endswith(".tsv")
+        if spec.place.endswith(".tsv") and not spec.is_hidden
     }
     for skill, tasks in plan.primary.skills.items():
         if len(tasks) > 1 and (odd := [task for task in tasks if task in pairs]):

@@ -216,14 +216,16 @@ class ShippedPlan:
     """Stages in which each is trained on, one after another; empty ships the arm as it is."""
     suites: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Test suite -> its tasks that they are scored on after the last stage; empty takes those of evaluation."""
+    max_tokens: int | None = None
+    """Texts are cut here when they are scored; none takes that of evaluation."""
     dtype: Literal["float32", "bfloat16"] | None = None
     """Number format they are scored in after the last stage; none takes the study's."""
 
     def __post_init__(self) -> None:
         require(bool(self.models), "models is empty; name at least one, or leave shipped out")
         require(
-            bool(self.further) or not (self.suites or self.dtype),
-            "suites and dtype have no effect without a stage in further: the scores of the arm itself are shown",
+            bool(self.further) or not (self.suites or self.dtype or self.max_tokens),
+            "suites, max_tokens and dtype have no effect without a stage in further: the arm's own scores are shown",
         )
         for name in self.models:
             require(

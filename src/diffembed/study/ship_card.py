@@ -41,10 +41,7 @@ class Facts:
 def make_card(plan: StudyPlan, store: Store, graph: Graph, facts: Facts) -> tuple[str, int]:
     """(README.md with the front matter that model hubs read, number of tasks in its table of scores)."""
     assert plan.shipped is not None
-    scored = {node.parent: node for node in graph.values() if node.kind == "evaluate"}
-    nodes = {name: scored[shipped_node(plan, name)].name for name in (facts.name, *plan.shipped.models)}
-    nodes |= {node.arm: name for name, node in graph.items() if node.kind == "evaluate" and node.parent is None}
-    systems = {name: store.results_of(node) for name, node in nodes.items() if store.is_current(graph, node)}
+    systems = _systems(plan, store, graph)
     mine = systems.pop(facts.name, {})
     spec = find_model(facts.config.base)
     licence = spec.licence if spec is not None else "that of the base weights"
@@ -73,6 +70,23 @@ def make_card(plan: StudyPlan, store: Store, graph: Graph, facts: Facts) -> tupl
         "---",
     ]
     return "\n".join(matter) + "\n" + render_markdown(blocks), len(mine)
+
+
+def _systems(plan: StudyPlan, store: Store, graph: Graph) -> dict[str, dict[str, TaskResult]]:
+    """Results of every shipped model, over all nodes that score it, and of every baseline that has any."""
+    assert plan.shipped is not None
+    current = [node for name, node in graph.items() if node.kind == "evaluate" and store.is_current(graph, name)]
+    found = {
+        name: {
+            task: result
+            for node in current
+            if node.parent == shipped_node(plan, name)
+            for task, result in store.results_of(node.name).items()
+        }
+        for name in plan.shipped.models
+    }
+    found |= {node.arm: store.results_of(node.name) for node in current if node.parent is None}
+    return {system: results for system, results in found.items() if results}
 
 
 def _summary(plan: StudyPlan, shipped: ShippedPlan, facts: Facts) -> str:
