@@ -17,12 +17,20 @@ from diffembed.evaluation.systems.baselines import BM25
 from diffembed.evaluation.tasks import PairTask, Task, hash_task
 from diffembed.records import Document, Query
 
-MAKERS = [haystack.make_passkey_task, haystack.make_needle_task]
+MAKERS = [haystack.make_passkey_task, haystack.make_needle_task, haystack.make_birthday_task]
 HAY = "\n\n".join(f"Paragraph {n} tells of sheep. They graze on hill {n}, and nobody counts them." for n in range(400))
 
 
 def tiny_spans(text: str):
     return build_tokenizer().backend_tokenizer.encode(text, add_special_tokens=False).offsets
+
+
+def test_no_person_of_a_test_has_a_birthday():
+    task = haystack.make_birthday_task(128, hay=HAY, token_spans=word_spans, num_documents=60, num_queries=60)
+    asked = {query.text.removeprefix("On which day was ").removesuffix(" born?") for query in task.queries}
+    assert len(asked) == 60 and {name for person in asked for name in person.split()}.isdisjoint(
+        {*FIRST_NAMES, *LAST_NAMES}
+    )
 
 
 def test_a_paraphrase_is_asked_for_by_the_sentence_that_says_the_same():

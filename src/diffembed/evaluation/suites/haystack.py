@@ -11,7 +11,14 @@ from collections.abc import Sequence
 
 from diffembed.data.burying import TokenSpans, hide
 from diffembed.errors import ConfigError
-from diffembed.evaluation.suites.needles import FACTS, FIRST_NAMES, LAST_NAMES, PLACES
+from diffembed.evaluation.suites.needles import (
+    FACTS,
+    FIRST_NAMES,
+    LAST_NAMES,
+    OTHER_FIRST_NAMES,
+    OTHER_LAST_NAMES,
+    PLACES,
+)
 from diffembed.evaluation.tasks import PairTask, Task
 from diffembed.records import Document, Query
 
@@ -57,6 +64,22 @@ def make_needle_task(
         place = places[(position + again) % len(places)]
         pairs.append((fact.format(place=place), question.format(place=place)))
     return _make_task("needle", length, pairs, num_queries, hay, token_spans, rng)
+
+
+def make_birthday_task(
+    length: int, *, hay: str, token_spans: TokenSpans, num_documents: int = 60, num_queries: int = 60, seed: int = 0
+) -> Task:
+    """Documents of `length` tokens that each tell when one person was born; queries name the person."""
+    everybody = [f"{first} {last}" for first in OTHER_FIRST_NAMES for last in OTHER_LAST_NAMES]
+    _check_counts(length, num_documents, num_queries, len(everybody))
+    rng = random.Random(f"{seed}/birthday/{length}")
+    pairs = [
+        (f"{person} was born on the {rng.randint(1, 28)}th day of month {rng.randint(1, 12)} in {year}.",
+         f"On which day was {person} born?")
+        for person, year in zip(rng.sample(everybody, num_documents), rng.choices(range(1800, 2000), k=num_documents),
+                                strict=True)
+    ]  # fmt: skip
+    return _make_task("birthday", length, pairs, num_queries, hay, token_spans, rng)
 
 
 def make_paraphrase_task(

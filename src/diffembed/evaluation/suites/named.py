@@ -15,7 +15,12 @@ from typing import Any, Literal
 from diffembed.data.burying import TokenSpans, word_spans
 from diffembed.errors import ConfigError, InputError, UnknownNameError
 from diffembed.evaluation.suites.folders import read_folder, read_pairs
-from diffembed.evaluation.suites.haystack import make_needle_task, make_paraphrase_task, make_passkey_task
+from diffembed.evaluation.suites.haystack import (
+    make_birthday_task,
+    make_needle_task,
+    make_paraphrase_task,
+    make_passkey_task,
+)
 from diffembed.evaluation.suites.instructions import Prompts, find_instruction, kind_of
 from diffembed.evaluation.suites.set_asides import read_concept_task, read_topic_task
 from diffembed.evaluation.tasks import AnyTask, InstructionTask, Task
@@ -27,7 +32,7 @@ HAY_FILE = "text/novels_valid.txt.zst"
 COUNTED_BY = "gemma-3-270m"
 """Tokenizer that haystack lengths are counted with, for all models alike, so that all read the same documents."""
 
-Source = Literal["folder", "passkey", "needle", "paraphrase", "concepts", "topics"]
+Source = Literal["folder", "passkey", "needle", "paraphrase", "birthday", "concepts", "topics"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +85,7 @@ def _folder(name: str, place: str = "", *, kin: tuple[str, ...] = (), shares_doc
 
 
 def _hidden(
-    source: Literal["passkey", "needle", "paraphrase"],
+    source: Source,
     lengths: Sequence[int],
     num_documents: int,
     num_queries: int,
@@ -173,6 +178,7 @@ SUITES: dict[str, Suite] = {
                 _folder("qmsum_test"),
                 _folder("fairytaleqa_story", kin=("fairytaleqa_train",)),
                 *_hidden("paraphrase", LONGEMBED_LENGTHS[:3], 60, 60, "eval/sts/stsb_dev.tsv"),
+                *_hidden("birthday", LONGEMBED_LENGTHS[:3], 60, 60),
             ),
         ),
         Suite(
@@ -356,10 +362,14 @@ def find_place(spec: TaskSpec, data: Path | str | None = None) -> Path:
 
 
 def _hide(spec: TaskSpec, data: Path | str | None, hay: str, token_spans: TokenSpans, seed: int) -> Task:
-    make: Callable[..., Task] = make_passkey_task if spec.source == "passkey" else make_needle_task
+    makers: dict[str, Callable[..., Task]] = {
+        "passkey": make_passkey_task,
+        "needle": make_needle_task,
+        "birthday": make_birthday_task,
+    }
     if spec.source == "paraphrase":
-        make = partial(make_paraphrase_task, pairs=read_pairs(find_place(spec, data)))
-    return make(
+        makers["paraphrase"] = partial(make_paraphrase_task, pairs=read_pairs(find_place(spec, data)))
+    return makers[spec.source](
         spec.length,
         hay=hay,
         token_spans=token_spans,

@@ -1,4 +1,4 @@
-"""Facts to hide in a haystack, each with a question that asks for it in other words, and names for pass keys.
+"""Facts to hide in a haystack, each with a question that asks for it in other words, and names of people.
 
 Data only. `{place}` is filled with one of `PLACES`; a fact and its question share the place, and few words beside it.
 All facts are invented.
@@ -224,3 +224,15 @@ _LAST_NAMES = (
     "Petrov Quinn Rossi Schmidt Tanaka Ueda Vargas Weber Yilmaz Zhang"
 )
 LAST_NAMES = tuple(_LAST_NAMES.split())
+
+_OTHER_FIRST_NAMES = (
+    "Anouk Bela Cecile Dmitri Esra Filip Gudrun Hamid Ilse Joao Katya Lorenz Mona Noor Oskar Petra Quentin Renate "
+    "Sven Tamar Ursula Viktor Wanda Yara Zeno"
+)
+OTHER_FIRST_NAMES = tuple(_OTHER_FIRST_NAMES.split())
+"""Of the development tasks: no name of a test is among them."""
+_OTHER_LAST_NAMES = (
+    "Amari Brandt Castro Dufour Engel Farkas Gruber Hoang Ito Jovanovic Keller Larsen Mendes Nowak Olsson Pereira "
+    "Quispe Rahman Sato Tkachenko Ulrich Visser Wagner Yamada Zeller"
+)
+OTHER_LAST_NAMES = tuple(_OTHER_LAST_NAMES.split())
