@@ -1,7 +1,7 @@
 """A text hidden in a longer one: training rows whose answer is one statement in a stretch of other text.
 
 Read `bury`, then `hide`. The mean of a long text's token vectors is mostly what the text is about; rows whose positive
-and negative share all but the statement can only be told apart by it. Passkey and needle tasks hide their sentences
+and negative share nearly all but the statement can only be told apart by it. Generated tasks hide their sentences
 with `hide` too. Knows nothing of models; a tokenizer arrives as a function.
 """
 
@@ -53,10 +53,10 @@ def bury(
 ) -> list[Triplet]:
     """The rows with their documents hidden in the hay, under other ids; their source is the report's.
 
-    Positive and negatives of a row stand, to a sentence, at the same place of the same stretch. The negatives are the
-    row's own and the positive of another row, so that every row has one. The length in words of a document is drawn
-    evenly on a log scale, at least twice the statement's; rows whose positive is longer than half of `max_words`, or
-    for which no other row is found, are counted in the report.
+    Positive and negatives of a row stand at one depth of one stretch, of which each gets as much as makes all equally
+    long. The negatives are the row's own and the positive of another row, so that every row has one. The length in
+    words is drawn evenly on a log scale, at least twice the statement's; rows whose positive is longer than half of
+    `max_words`, or for which no other row is found, are counted in the report.
     """
     most = int(max_words * MAX_SHARE)
     short = [triplet for triplet in triplets if len(word_spans(triplet.positive)) <= most]

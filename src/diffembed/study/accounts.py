@@ -152,7 +152,7 @@ def contamination_blocks(findings: Findings, store: Store) -> list[Block]:
         kinds[finding["kind"], finding["task"]] = kinds.get((finding["kind"], finding["task"]), 0) + 1
     rows = [
         [
-            marked(task, findings.plan.row_sets),
+            marked(task, findings.plan.shipped_row_sets),
             f"{facts['num_texts']:,}",
             f"{100 * facts['mean_cover']:.1f} %",
             f"{100 * facts['max_cover']:.0f} %",

@@ -4,12 +4,14 @@ Read `make_graph`. A node's config holds no path of this machine; what it reads 
 Knows nothing of the disk.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from diffembed.backbones.registry import Attention
+from diffembed.errors import ConfigError
 from diffembed.evaluation.results import slug
 from diffembed.provenance import choices, hash_config
 from diffembed.study.plan import StudyPlan
@@ -83,8 +85,8 @@ Graph = Mapping[str, Node]
 def config_key(graph: Graph, name: str) -> str:
     """Hash of a node's choices and of those it builds on: equal plans give equal keys on every machine.
 
-    Fields at their default do not count, so that an option that did not exist when a result was made leaves it valid;
-    what a changed default changes is a change of code.
+    Fields at their default do not count, so that an option that did not exist when a result was made leaves it valid.
+    A default that changes is seen as changed code only: reports, and runs with `accepts_code`, do not ask for that.
     """
     node = graph[name]
     before: list[Any] | None = None if node.parent is None else [node.weights, config_key(graph, node.parent)]
@@ -126,6 +128,9 @@ def make_graph(plan: StudyPlan, rates: Mapping[Attention, float] | None = None) 
     nodes += [*_shipped(plan, rates or {}), *_baselines(plan)]
     order: Mapping[Kind, int] = {"adapt": 0, "train": 1, "evaluate": 2, "direction": 3}
     probes = {node.name for node in _rate_probes(plan)}
+    names = Counter(node.name for node in nodes)
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise ConfigError(f"two nodes would be named {twice[0]}; suites of one folder name need other names")
     nodes.sort(key=lambda node: (node.kind != "adapt", node.name not in probes, order[node.kind]))
     return {node.name: node for node in nodes}
 

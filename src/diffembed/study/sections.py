@@ -227,6 +227,7 @@ class ShippedPlan:
             bool(self.further) or not (self.suites or self.dtype or self.max_tokens),
             "suites, max_tokens and dtype have no effect without a stage in further: the arm's own scores are shown",
         )
+        require(self.max_tokens is None or self.max_tokens > 0, f"max_tokens is {self.max_tokens}; it must be positive")
         for name in self.models:
             require(
                 SHIPPED_NAME.fullmatch(name) is not None,

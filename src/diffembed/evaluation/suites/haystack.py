@@ -1,5 +1,7 @@
 """Passkey and Needle as LongEmbed defines them: one sentence hidden in a long text, one question that asks for it.
 
+Birthday and paraphrase are their like for development.
+
 Read `make_passkey_task`. For each length there are N documents of that many tokens, each with a key sentence of its
 own, and a query for some of them; the document that holds the answer must come first (Acc@1). LongEmbed (Zhu et al.
 2024, arXiv 2404.12096) has 100 documents and 50 queries per length, 256 to 32,768 tokens. The sentences are our own and
