@@ -9,7 +9,10 @@ from diffembed.data.source_config import SourceConfig
 from diffembed.data.sources import load_sources
 from diffembed.errors import ConfigError, EmptyInputError
 
-HAY = "\n".join(f"Line {n} tells of sheep. They graze on hill {n}, and nobody counts them." for n in range(900))
+HAY = "".join(
+    f"Line {n} tells of sheep. They graze on hill {n}, and nobody counts them." + ("\n" if n % 5 else "\n\n\n")
+    for n in range(900)
+)
 NUM_ROWS = 30
 
 
@@ -32,30 +35,37 @@ def load(folder, *, seed=0, **settings):
     return load_sources([config], seed=seed, data_root=folder)
 
 
-def test_statement_and_negatives_stand_at_one_place_of_one_stretch(folder):
+def test_texts_of_a_row_differ_in_nothing_but_the_statement(folder):
     loaded = load(folder)
     assert list(loaded) == ["rows", "rows_buried"]
     plain = {f"{triplet.id} buried": triplet for triplet in loaded["rows"].triplets}
-    lengths, depths = [], []
+    statements = {triplet.positive for triplet in loaded["rows"].triplets}
+    lengths, depths, starts = [], [], set()
     for triplet in loaded["rows_buried"].triplets:
         origin = plain[triplet.id]
         assert (triplet.query, triplet.source) == (origin.query, "rows_buried")
         before, found, after = triplet.positive.partition(origin.positive)
-        assert found and "Statement" not in before + after
-        if before and after:
-            assert before.startswith("Line ") and before.rstrip()[-1] == "."
-        lengths.append(len(word_spans(triplet.positive)))
+        assert found and before == before.lstrip() and (not before or not after or before[-2] in ".\n")
+        own = [text for text in origin.negatives if len(text.split()) <= 50]
+        hidden = [text.removeprefix(before).removesuffix(after) for text in triplet.negatives]
+        assert hidden[:-1] == own and hidden[-1] in statements - {origin.positive}
+        lengths.append(max(len(word_spans(text)) for text in (triplet.positive, *triplet.negatives)))
         depths.append(len(before) / len(before + after))
-        (denial, other) = triplet.negatives if len(triplet.negatives) == 2 else (None, triplet.negatives[0])
-        assert "Statement" in other and origin.positive not in other
-        assert other.split()[:2] == triplet.positive.split()[:2] or not before
-        if denial is not None:
-            hays = [denial.replace(origin.negatives[0], "").split(), (before + after).split()]
-            assert all(one == two for one, two in zip(*hays, strict=False)) and abs(len(hays[0]) - len(hays[1])) < 6
+        starts.add((before + after).lstrip().split("tells")[0])
     assert max(lengths) <= 100 and len(set(lengths)) > 15 and min(lengths) < 40
     assert min(depths) < 0.2 and max(depths) > 0.8
-    starts = {text.split("tells")[0] for text in (t.positive for t in loaded["rows_buried"].triplets)}
     assert len(starts) > 20
+
+
+def test_a_short_statement_stands_where_its_long_negative_stands(folder):
+    row = {"query": "q", "positive": "Just these five short words.", "negatives": [" ".join(["denial"] * 40)]}
+    with (folder / "rows.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+    for seed in range(20):
+        buried = load(folder, seed=seed)["rows_buried"].triplets[-1]
+        before, _, after = buried.positive.partition(row["positive"])
+        assert buried.negatives[0] == before + row["negatives"][0] + after
+        assert 80 <= len(buried.negatives[0].split()) <= 100
 
 
 def test_a_long_positive_has_no_buried_row_and_a_long_negative_is_left_out(folder):
@@ -73,9 +83,11 @@ def test_equal_seeds_bury_alike_and_others_do_not(folder):
     assert [t.positive for t in first] != [t.positive for t in other]
 
 
-def test_a_row_without_another_cannot_be_buried(folder):
-    with pytest.raises(EmptyInputError, match="rows_buried: none of 1 rows is usable: 1 buried: no other row"):
-        load(folder, max_rows=1, selection="first")
+def test_a_row_without_a_negative_and_without_another_row_is_an_error(folder):
+    assert load(folder, max_rows=1, selection="first")["rows_buried"].report.num_kept == 1
+    (folder / "rows.jsonl").write_text('{"query": "q", "positive": "One statement alone."}\n', encoding="utf-8")
+    with pytest.raises(ConfigError, match="no other row has a text that could be its negative"):
+        load(folder)
 
 
 def test_hay_without_text_is_refused(folder):

@@ -1,4 +1,4 @@
-"""Passkey and needle: one sentence per document, where it says, in a text of the length it says."""
+"""Passkey, needle, birthday, paraphrase: one sentence per document, where it says, in a text of the length it says."""
 
 import collections
 import functools
@@ -28,6 +28,8 @@ def tiny_spans(text: str):
 def test_no_person_of_a_test_has_a_birthday():
     task = haystack.make_birthday_task(128, hay=HAY, token_spans=word_spans, num_documents=60, num_queries=60)
     asked = {query.text.removeprefix("On which day was ").removesuffix(" born?") for query in task.queries}
+    told = [re.findall(r"(\w+ \w+) was born on \d{1,2} [A-Z][a-z]+ 1[89]\d\d\.", d.text) for d in task.corpus]
+    assert sorted(told) == sorted([person] for person in asked)
     assert len(asked) == 60 and {name for person in asked for name in person.split()}.isdisjoint(
         {*FIRST_NAMES, *LAST_NAMES}
     )

@@ -6,7 +6,8 @@ import pytest
 from diffembed.embedding.precision import Int8Codes, cut_dims, hamming, pack_signs
 from diffembed.errors import ConfigError
 from diffembed.evaluation.reports.precision_table import halved, measure_precision, num_bytes, render_markdown
-from diffembed.evaluation.suites.named import find_suite, read_tasks
+from diffembed.evaluation.suites.named import find_suite
+from diffembed.evaluation.suites.reading import read_tasks
 
 
 @pytest.fixture

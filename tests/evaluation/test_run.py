@@ -14,7 +14,8 @@ from diffembed.evaluation.scoring import TaskResult
 from diffembed.evaluation.statistics.significance import Interval
 from diffembed.evaluation.suite_comparison import compare_results
 from diffembed.evaluation.suite_runs import run_suites
-from diffembed.evaluation.suites.named import find_suite, read_tasks
+from diffembed.evaluation.suites.named import find_suite
+from diffembed.evaluation.suites.reading import read_tasks
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,8 @@ import pytest
 from diffembed.data.set_aside import set_aside
 from diffembed.errors import ConfigError, InputError, UnknownNameError
 from diffembed.evaluation.suites.instructions import find_instruction, load_instructions
-from diffembed.evaluation.suites.named import SUITES, find_suite, load_token_spans, read_tasks
+from diffembed.evaluation.suites.named import SUITES, find_suite
+from diffembed.evaluation.suites.reading import load_token_spans, read_tasks
 from diffembed.evaluation.suites.set_asides import NUM_CONCEPTS, NUM_TOPICS, SEED, read_concept_task, read_topic_task
 from diffembed.evaluation.tasks import InstructionTask, LabelTask, PairTask, Task
 

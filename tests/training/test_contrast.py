@@ -258,6 +258,16 @@ def test_values_set_aside_never_reach_training_whatever_the_runs_seed(train_conf
     assert 0 < len(first.train) < 48
 
 
+def test_rows_with_values_set_aside_are_not_buried(train_config, tmp_path):
+    config = train_config(data={"set_aside_values": 2}, loss={"num_negatives": 2})
+    (tmp_path / "hay.txt").write_text("Sheep graze on the hill.\n" * 200, encoding="utf-8")
+    buried = [
+        replace(source, buried_in=str(tmp_path / "hay.txt"), buried_max_words=256) for source in config.data.sources
+    ]
+    with pytest.raises(ConfigError, match="_buried carry 'concept', whose values are set aside"):
+        load_rows(replace(config, data=replace(config.data, sources=tuple(buried))))
+
+
 def test_score_and_development_section_belong_together(train_config):
     with pytest.raises(ConfigError, match="a score needs a development section"):
         train(train_config(), score=lambda encoder: {})

@@ -15,7 +15,8 @@ from diffembed.analysis.direction_figures import draw_attention, draw_directions
 from diffembed.embedding.embedder import Embedder
 from diffembed.errors import ConfigError
 from diffembed.evaluation.run import EvaluateConfig
-from diffembed.evaluation.suites.named import find_suite, read_tasks
+from diffembed.evaluation.suites.named import find_suite
+from diffembed.evaluation.suites.reading import read_tasks
 from diffembed.evaluation.systems.names import parse_system
 from diffembed.evaluation.systems.recipes import limited
 from diffembed.evaluation.systems.vector_cache import vectors_folder

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from diffembed.data.formats import RowReport, Triplet, text_key
-from diffembed.data.negatives import row_generator
+from diffembed.data.formats import RowReport, Triplet
+from diffembed.data.negatives import borrow, row_generator
 from diffembed.data.text_files import find_text_files, read_documents
 from diffembed.errors import EmptyInputError, InputError
 from diffembed.provenance import hash_file
@@ -21,7 +21,6 @@ TokenSpans = Callable[[str], Sequence[tuple[int, int]]]
 """Text -> (start, end) in characters of each of its tokens, special tokens left out."""
 MAX_SHARE = 0.5
 """Of the longest document that a statement may take up; a row with a longer one is left out."""
-MAX_TRIES = 50
 
 _CHARACTERS_PER_TOKEN = 8
 """Characters of hay that are tokenised at first for each token wanted; doubled where they turn out too few."""
@@ -53,10 +52,10 @@ def bury(
 ) -> list[Triplet]:
     """The rows with their documents hidden in the hay, under other ids; their source is the report's.
 
-    Positive and negatives of a row stand at one depth of one stretch, of which each gets as much as makes all equally
-    long. The negatives are the row's own and the positive of another row, so that every row has one. The length in
-    words is drawn evenly on a log scale, at least twice the statement's; rows whose positive is longer than half of
-    `max_words`, or for which no other row is found, are counted in the report.
+    Positive and negatives of a row stand at one place of one stretch, so that nothing but the statement tells them
+    apart. The negatives are the row's own and the positive of another row, so that every row has one. The length in
+    words of the longest is drawn evenly on a log scale, at least twice its statement's; rows whose positive is longer
+    than half of `max_words` are counted in the report. Raises ConfigError for a row that finds no negative.
     """
     most = int(max_words * MAX_SHARE)
     short = [triplet for triplet in triplets if len(word_spans(triplet.positive)) <= most]
@@ -64,19 +63,17 @@ def bury(
         report.filtered["buried: positive too long"] += len(triplets) - len(short)
     buried = []
     for triplet in short:
+        own = tuple(text for text in triplet.negatives if len(word_spans(text)) <= most)
+        filled = borrow(replace(triplet, negatives=own), short, len(own) + 1, seed)
+        texts = (filled.positive, *filled.negatives)
         generator = row_generator(seed, report.source, triplet.id)
-        other = _another(triplet, short, [int(place) for place in generator.integers(len(short), size=MAX_TRIES)])
-        if other is None:
-            report.filtered["buried: no other row"] += 1
-            continue
-        hidden = (triplet.positive, *triplet.negatives, other.positive)
-        texts = [text for text in hidden if len(word_spans(text)) <= most]
         longest = max(len(word_spans(text)) for text in texts)
         drawn = round(math.exp(generator.uniform(math.log(min_words), math.log(max_words))))
         length = max(drawn, min(max_words, math.ceil(longest / MAX_SHARE)))
         # A line's beginning, or the hay's where no line follows.
         start, depth = hay.find("\n", int(generator.integers(len(hay)))) + 1, float(generator.uniform())
-        positive, *negatives = (hide(text, hay, start, length, depth, word_spans) for text in texts)
+        stretch = _first_tokens(hay, start, length - longest, word_spans)
+        positive, *negatives = (_insert(text, stretch, depth) for text in texts)
         buried.append(
             replace(
                 triplet,
@@ -90,16 +87,6 @@ def bury(
     return buried
 
 
-def _another(triplet: Triplet, rows: Sequence[Triplet], places: Sequence[int]) -> Triplet | None:
-    """The first of some rows that neither asks nor answers the same."""
-    query, answers = text_key(triplet.query), {text_key(text) for text in (triplet.positive, *triplet.negatives)}
-    for place in places:
-        other = rows[place]
-        if text_key(other.query) != query and text_key(other.positive) not in answers:
-            return other
-    return None
-
-
 def hide(key: str, hay: str, start: int, length: int, depth: float, token_spans: TokenSpans) -> str:
     """Hay with `key` at the sentence end nearest `depth`: `length` tokens, or a few less where they cannot be met.
 
@@ -107,15 +94,18 @@ def hide(key: str, hay: str, start: int, length: int, depth: float, token_spans:
     """
     room = length - len(token_spans(key))
     for _ in range(8):
-        body = _first_tokens(hay, start, room, token_spans)
-        ends = [match.end() for match in _SENTENCE_END.finditer(body)]
-        place = min([0, *ends, len(body)], key=lambda end: abs(end - depth * len(body)))
-        text = " ".join(part for part in (body[:place].rstrip(), key, body[place:].strip()) if part)
+        text = _insert(key, _first_tokens(hay, start, room, token_spans), depth)
         excess = len(token_spans(text)) - length
         if excess <= 0:
             return text
         room -= excess
     raise InputError(f"no text of {length} tokens could be cut; the tokenizer's spans do not fit its text")
+
+
+def _insert(key: str, stretch: str, depth: float) -> str:
+    ends = [match.end() for match in _SENTENCE_END.finditer(stretch)]
+    place = min([0, *ends, len(stretch)], key=lambda end: abs(end - depth * len(stretch)))
+    return " ".join(part for part in (stretch[:place].strip(), key, stretch[place:].strip()) if part)
 
 
 def _first_tokens(hay: str, start: int, num_tokens: int, token_spans: TokenSpans) -> str:

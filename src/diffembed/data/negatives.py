@@ -60,7 +60,7 @@ def with_num_negatives(
     filled = []
     for triplet in triplets:
         if from_other_rows and len(triplet.negatives) < num:
-            triplet = _borrow(triplet, by_source[triplet.source], num, seed)
+            triplet = borrow(triplet, by_source[triplet.source], num, seed)
         elif not triplet.negatives:
             raise ConfigError(
                 f"row {triplet.id} of {triplet.source} has no negatives; mine some, or draw them from other rows"
@@ -69,7 +69,12 @@ def with_num_negatives(
     return filled
 
 
-def _borrow(triplet: Triplet, rows: Sequence[Triplet], num: int, seed: int) -> Triplet:
+def borrow(triplet: Triplet, rows: Sequence[Triplet], num: int, seed: int) -> Triplet:
+    """The triplet with `num` negatives, or fewer where too few are found: its own, then positives of other rows.
+
+    rows: all of its source. A row lends nothing that asks or says the same, or is of the same `concept`.
+    Raises ConfigError when the triplet would be left without a negative.
+    """
     generator = row_generator(seed, triplet.source, triplet.id, "borrowed")
     query = text_key(triplet.query)
     taken = {text_key(text) for text in (triplet.query, triplet.positive, *triplet.negatives)}

@@ -15,7 +15,8 @@ from diffembed.data.formats import Triplet
 from diffembed.data.source_config import SourceConfig
 from diffembed.data.sources import load_sources
 from diffembed.errors import ConfigError, EmptyInputError
-from diffembed.evaluation.suites.named import find_suite, read_tasks
+from diffembed.evaluation.suites.named import find_suite
+from diffembed.evaluation.suites.reading import read_tasks
 from diffembed.evaluation.systems.baselines import BM25
 from diffembed.evaluation.tasks import AnyTask, InstructionTask, LabelTask, PairTask
 from diffembed.records import Document, Query

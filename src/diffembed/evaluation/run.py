@@ -12,7 +12,8 @@ from diffembed.errors import CheckpointError, ConfigError, EmptyInputError
 from diffembed.evaluation.results import has_result, load_result, save_result, slug
 from diffembed.evaluation.scoring import TaskResult, can_score, score_task
 from diffembed.evaluation.suites.instructions import Prompts
-from diffembed.evaluation.suites.named import COUNTED_BY, SUITES, Suite, find_suite, read_tasks
+from diffembed.evaluation.suites.named import COUNTED_BY, SUITES, Suite, find_suite
+from diffembed.evaluation.suites.reading import read_tasks
 from diffembed.evaluation.systems.reading import read_with
 from diffembed.evaluation.systems.recipes import SystemGroup, group_names
 from diffembed.evaluation.systems.searching import DenseSystem, System

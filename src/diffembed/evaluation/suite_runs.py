@@ -17,7 +17,8 @@ from diffembed.evaluation.reports.summary import SummaryRow, make_rows
 from diffembed.evaluation.run import EvaluateConfig, Evaluation, evaluate
 from diffembed.evaluation.scoring import TaskResult
 from diffembed.evaluation.suite_comparison import compare_results
-from diffembed.evaluation.suites.named import Suite, find_suite, read_tasks
+from diffembed.evaluation.suites.named import Suite, find_suite
+from diffembed.evaluation.suites.reading import read_tasks
 from diffembed.evaluation.systems.recipes import group_names
 from diffembed.evaluation.systems.vector_cache import vectors_folder
 from diffembed.provenance import RunFolder, user_cache, write_json

@@ -17,8 +17,9 @@ from diffembed.data.formats import RowReport, Triplet
 from diffembed.data.text_files import find_text_files, read_documents
 from diffembed.errors import InputError
 from diffembed.evaluation.leakage import texts_of_rows, texts_of_task, words
-from diffembed.evaluation.suites.named import SUITES, find_suite, read_tasks
+from diffembed.evaluation.suites.named import SUITES, find_suite
 from diffembed.evaluation.suites.needles import FACTS
+from diffembed.evaluation.suites.reading import read_tasks
 from diffembed.evaluation.tasks import AnyTask, Task
 from diffembed.provenance import choices, hash_config, write_json
 from diffembed.study.graph import make_graph

@@ -17,7 +17,8 @@ from diffembed.errors import ConfigError
 from diffembed.evaluation.results import save_result, slug
 from diffembed.evaluation.run import EvaluateConfig, Evaluation, evaluate
 from diffembed.evaluation.scoring import TaskResult
-from diffembed.evaluation.suites.named import find_suite, read_tasks
+from diffembed.evaluation.suites.named import find_suite
+from diffembed.evaluation.suites.reading import read_tasks
 from diffembed.evaluation.systems.vector_cache import vectors_folder
 from diffembed.evaluation.tasks import AnyTask, LabelTask
 from diffembed.provenance import atomic_folder, write_json

@@ -24,7 +24,8 @@ from diffembed.embedding.lora import WEIGHTS
 from diffembed.errors import CheckpointError, ConfigError, InputError, UnknownNameError
 from diffembed.evaluation.results import load_result
 from diffembed.evaluation.scoring import TaskResult
-from diffembed.evaluation.suites.named import HAY_FILE, SUITES, data_folder, find_place, find_suite
+from diffembed.evaluation.suites.named import SUITES, find_suite
+from diffembed.evaluation.suites.reading import HAY_FILE, data_folder, find_place
 from diffembed.provenance import atomic_folder, environment, hash_config, hash_file, hash_text, write_json
 from diffembed.study.graph import CODE, Graph, Node, ScoreConfig, config_key
 from diffembed.study.plan import suite_name

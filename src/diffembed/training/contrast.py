@@ -13,6 +13,7 @@ import torch
 from diffembed.data.formats import RowReport, Triplet, hash_triplets, triplet_row
 from diffembed.data.mixing import BatchPlan
 from diffembed.data.set_aside import set_aside
+from diffembed.data.source_config import BURIED
 from diffembed.data.sources import load_sources
 from diffembed.embedding.embedder import Embedder
 from diffembed.errors import ConfigError, MissingExtraError
@@ -40,6 +41,7 @@ def load_rows(config: TrainConfig) -> TrainingRows:
     """Rows of all sources, with exactly the negatives the loss reads, and without the values set aside.
 
     Raises InputError when a source has more bad rows than `max_bad_rows`; the message counts them by reason.
+    Raises ConfigError where rows that carry the label of the values set aside are buried.
     """
     data, seed = config.data, config.run.seed
     root = None if data.root is None else resolve_path(data.root)
@@ -47,6 +49,7 @@ def load_rows(config: TrainConfig) -> TrainingRows:
     triplets = [triplet for source in sources.values() for triplet in source.triplets]
     aside: tuple[str, ...] = ()
     if data.set_aside_values:
+        _check_nothing_is_buried(triplets, data.set_aside_label)
         parts = set_aside(
             triplets, num_values=data.set_aside_values, seed=data.set_aside_seed, label=data.set_aside_label
         )
@@ -62,6 +65,16 @@ def load_rows(config: TrainConfig) -> TrainingRows:
         reports=[source.report for source in sources.values()],
         inputs={**inputs, "training rows": hash_triplets(triplets)},
     )
+
+
+def _check_nothing_is_buried(triplets: Sequence[Triplet], label: str) -> None:
+    """A text that is set aside is not recognised inside a stretch of prose."""
+    for triplet in triplets:
+        if triplet.source.endswith(BURIED) and label in triplet.labels:
+            raise ConfigError(
+                f"rows of {triplet.source} carry {label!r}, whose values are set aside, and may hide texts of them; "
+                "remove buried_in from their source, or set_aside_values"
+            )
 
 
 def plan_batches(config: TrainConfig, triplets: Sequence[Triplet]) -> tuple[BatchPlan, int]:

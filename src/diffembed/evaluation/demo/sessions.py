@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from diffembed.data.burying import TokenSpans, word_spans
 from diffembed.evaluation.demo.draws import Draw, make_tasks
 from diffembed.evaluation.scoring import TOP_K, TaskResult, score_task
-from diffembed.evaluation.suites.named import load_token_spans
+from diffembed.evaluation.suites.reading import load_token_spans
 from diffembed.evaluation.suites.stdlib import haystack_text
 from diffembed.evaluation.systems.baselines import BM25
 from diffembed.evaluation.systems.names import BASELINES

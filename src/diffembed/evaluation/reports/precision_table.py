@@ -12,7 +12,8 @@ from statistics import fmean
 from diffembed.errors import ConfigError
 from diffembed.evaluation.scoring import TaskResult, score_task
 from diffembed.evaluation.statistics.significance import Interval, scores_interval
-from diffembed.evaluation.suites.named import find_suite, read_tasks
+from diffembed.evaluation.suites.named import find_suite
+from diffembed.evaluation.suites.reading import read_tasks
 from diffembed.evaluation.systems.recipes import group_names
 from diffembed.evaluation.systems.searching import PRECISIONS, RESCORED, DenseSystem, Precision
 from diffembed.evaluation.systems.vector_cache import vectors_folder

@@ -1,11 +1,10 @@
-"""Passkey and Needle as LongEmbed defines them: one sentence hidden in a long text, one question that asks for it.
-
-Birthday and paraphrase are their like for development.
+"""One sentence hidden in a long text, one query that asks for it: passkey and needle, birthday and paraphrase.
 
 Read `make_passkey_task`. For each length there are N documents of that many tokens, each with a key sentence of its
 own, and a query for some of them; the document that holds the answer must come first (Acc@1). LongEmbed (Zhu et al.
-2024, arXiv 2404.12096) has 100 documents and 50 queries per length, 256 to 32,768 tokens. The sentences are our own and
-the haystack is any text. This module knows nothing of encoders; a tokenizer arrives as a function.
+2024, arXiv 2404.12096) has passkeys and needles, 100 documents and 50 queries per length, 256 to 32,768 tokens;
+birthday and paraphrase are their like for development. The sentences are our own, or a similarity set's; the haystack
+is any text. This module knows nothing of encoders; a tokenizer arrives as a function.
 """
 
 import random
@@ -17,6 +16,7 @@ from diffembed.evaluation.suites.needles import (
     FACTS,
     FIRST_NAMES,
     LAST_NAMES,
+    MONTHS,
     OTHER_FIRST_NAMES,
     OTHER_LAST_NAMES,
     PLACES,
@@ -76,11 +76,12 @@ def make_birthday_task(
     _check_counts(length, num_documents, num_queries, len(everybody))
     rng = random.Random(f"{seed}/birthday/{length}")
     pairs = [
-        (f"{person} was born on the {rng.randint(1, 28)}th day of month {rng.randint(1, 12)} in {year}.",
-         f"On which day was {person} born?")
-        for person, year in zip(rng.sample(everybody, num_documents), rng.choices(range(1800, 2000), k=num_documents),
-                                strict=True)
-    ]  # fmt: skip
+        (
+            f"{person} was born on {rng.randint(1, 28)} {rng.choice(MONTHS)} {rng.randint(1800, 1999)}.",
+            f"On which day was {person} born?",
+        )
+        for person in rng.sample(everybody, num_documents)
+    ]
     return _make_task("birthday", length, pairs, num_queries, hay, token_spans, rng)
 
 

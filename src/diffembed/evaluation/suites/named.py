@@ -1,38 +1,22 @@
 """Named suites: which tasks, where each comes from, and how long a text may be.
 
-Read `SUITES`, then `load_suite`. A TEST suite is run on final checkpoints; every choice uses a DEVELOPMENT suite. The
-hub suites are lists of mteb task names and are run by `evaluation.hub`; all others are read from a data folder.
+Read `SUITES`. A TEST suite is run on final checkpoints; every choice uses a DEVELOPMENT suite. The hub suites are lists
+of mteb task names and are run by `evaluation.hub`; all others are read from a data folder by `reading.py`.
 """
 
-import dataclasses
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from diffembed.data.burying import TokenSpans, word_spans
-from diffembed.errors import ConfigError, InputError, UnknownNameError
-from diffembed.evaluation.suites.folders import read_folder, read_pairs
-from diffembed.evaluation.suites.haystack import (
-    make_birthday_task,
-    make_needle_task,
-    make_paraphrase_task,
-    make_passkey_task,
-)
-from diffembed.evaluation.suites.instructions import Prompts, find_instruction, kind_of
-from diffembed.evaluation.suites.set_asides import read_concept_task, read_topic_task
-from diffembed.evaluation.tasks import AnyTask, InstructionTask, Task
+from diffembed.errors import UnknownNameError
 
-DATA_VARIABLE = "DIFFEMBED_DATA"
 LONGEMBED_LENGTHS = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
-HAY_FILE = "text/novels_valid.txt.zst"
-"""Text that passkeys and needles are hidden in; no training reads it."""
 COUNTED_BY = "gemma-3-270m"
 """Tokenizer that haystack lengths are counted with, for all models alike, so that all read the same documents."""
 
-Source = Literal["folder", "passkey", "needle", "paraphrase", "birthday", "concepts", "topics"]
+Hidden = Literal["passkey", "needle", "paraphrase", "birthday"]
+Source = Literal["folder", "concepts", "topics"] | Hidden
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,11 +69,7 @@ def _folder(name: str, place: str = "", *, kin: tuple[str, ...] = (), shares_doc
 
 
 def _hidden(
-    source: Source,
-    lengths: Sequence[int],
-    num_documents: int,
-    num_queries: int,
-    place: str = "",
+    source: Hidden, lengths: Sequence[int], num_documents: int, num_queries: int, place: str = ""
 ) -> tuple[TaskSpec, ...]:
     return tuple(
         TaskSpec(
@@ -299,119 +279,3 @@ def find_suite(name: str) -> Suite:
         spec = TaskSpec(name=path.name, place=str(path.resolve()))
         return Suite(name=path.name, purpose="test", about=f"the folder {path.name}", tasks=(spec,))
     raise UnknownNameError.of("suite", name, [*SUITES, "mteb:TASK"])
-
-
-def data_folder(given: Path | str | None) -> Path:
-    """The folder of `--data`, else of the environment variable. Raises ConfigError when there is neither."""
-    chosen = given or os.environ.get(DATA_VARIABLE)
-    if not chosen:
-        raise ConfigError(f"this suite reads a data folder; name it with --data DIR or set {DATA_VARIABLE}")
-    folder = Path(chosen)
-    if not folder.is_dir():
-        raise InputError(f"the data folder {folder} does not exist")
-    return folder
-
-
-def read_tasks(
-    suite: Suite,
-    *,
-    data: Path | str | None = None,
-    prompts: Prompts = "paper",
-    counted_by: str = COUNTED_BY,
-    names: Sequence[str] = (),
-    seed: int = 0,
-) -> Iterator[AnyTask]:
-    """The tasks of an offline suite, one after the other, with their instructions.
-
-    counted_by: model whose tokenizer counts the tokens of generated documents, or `words`.
-    names: only these tasks. Raises UnknownNameError for a name the suite does not have.
-    """
-    if suite.mteb_tasks:
-        raise ConfigError(f"suite {suite.name!r} is run through mteb, not from a data folder")
-    unknown = next((name for name in names if name not in {spec.name for spec in suite.tasks}), None)
-    if unknown is not None:
-        raise UnknownNameError.of(f"task in suite {suite.name!r}", unknown, [spec.name for spec in suite.tasks])
-    hay: tuple[str, TokenSpans] | None = None
-    for spec in suite.tasks:
-        if names and spec.name not in names:
-            continue
-        if spec.is_hidden:
-            if hay is None:
-                hay = _read_hay(data), load_token_spans(counted_by)
-            yield _with_instruction(_hide(spec, data, hay[0], hay[1], seed), prompts)
-            continue
-        for task in _read(spec, data):
-            yield _with_instruction(task, prompts)
-
-
-def _read(spec: TaskSpec, data: Path | str | None) -> list[AnyTask]:
-    place = find_place(spec, data)
-    if spec.source == "concepts":
-        return [read_concept_task(place, name=spec.name)]
-    if spec.source == "topics":
-        return [read_topic_task(place, name=spec.name)]
-    return read_folder(place, name=spec.name, narrative_slot="instruction")
-
-
-def find_place(spec: TaskSpec, data: Path | str | None = None) -> Path:
-    """Where a task is read from; a table may be compressed."""
-    place = Path(spec.place) if Path(spec.place).is_absolute() else data_folder(data) / spec.place
-    if place.suffix == ".tsv" and not place.exists():
-        place = next((other for end in (".zst", ".gz", ".bz2") if (other := Path(f"{place}{end}")).exists()), place)
-    return place
-
-
-def _hide(spec: TaskSpec, data: Path | str | None, hay: str, token_spans: TokenSpans, seed: int) -> Task:
-    makers: dict[str, Callable[..., Task]] = {
-        "passkey": make_passkey_task,
-        "needle": make_needle_task,
-        "birthday": make_birthday_task,
-    }
-    if spec.source == "paraphrase":
-        makers["paraphrase"] = partial(make_paraphrase_task, pairs=read_pairs(find_place(spec, data)))
-    return makers[spec.source](
-        spec.length,
-        hay=hay,
-        token_spans=token_spans,
-        num_documents=spec.num_documents,
-        num_queries=spec.num_queries,
-        seed=seed,
-    )
-
-
-def _read_hay(data: Path | str | None) -> str:
-    """The held-out novels of the data folder; the standard library's text where no folder is given."""
-    from diffembed.data.files import read_lines
-    from diffembed.evaluation.suites.stdlib import haystack_text
-
-    if data is None and not os.environ.get(DATA_VARIABLE):
-        return haystack_text()
-    return b"".join(read_lines(data_folder(data) / HAY_FILE)).decode("utf-8")
-
-
-def load_token_spans(counted_by: str) -> TokenSpans:
-    """(start, end) of each token by the tokenizer of a model, or of each word for `words`."""
-    if counted_by == "words":
-        return word_spans
-    from transformers import AutoTokenizer
-
-    from diffembed.backbones.loading import locate
-    from diffembed.backbones.registry import find_model
-    from diffembed.backbones.tiny import build_tokenizer
-
-    spec = find_model(counted_by)
-    tokenizer: Any
-    if spec is not None and spec.source == "tiny":
-        tokenizer = build_tokenizer()
-    else:
-        tokenizer = AutoTokenizer.from_pretrained(locate(counted_by, spec))
-    backend = tokenizer.backend_tokenizer
-    return lambda text: backend.encode(text, add_special_tokens=False).offsets
-
-
-def _with_instruction(task: AnyTask, prompts: Prompts) -> AnyTask:
-    instruction = find_instruction(task.name, kind_of(task), prompts=prompts)
-    if isinstance(task, InstructionTask):
-        sides = {side: dataclasses.replace(getattr(task, side), instruction=instruction) for side in ("og", "changed")}
-        return dataclasses.replace(task, **sides)
-    return dataclasses.replace(task, instruction=instruction)

@@ -4,11 +4,15 @@ Data only. `{place}` is filled with one of `PLACES`; a fact and its question sha
 All facts are invented.
 """
 
-_PLACES = (
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+PLACES = _words(
     "Aarhus Bergen Bilbao Cork Dresden Fez Ghent Hobart Ioannina Jaipur Kyoto Lugano Malmo Nantes Odessa Porto Quito "
     "Riga Salta Tartu Uppsala Valparaiso Wellington Zadar"
 )
-PLACES = tuple(_PLACES.split())
 
 FACTS = (
     (
@@ -214,25 +218,21 @@ FACTS = (
 )
 """(fact, question) pairs; as many as LongEmbed asks queries per length."""
 
-_FIRST_NAMES = (
+FIRST_NAMES = _words(
     "Adela Bruno Carmen Dario Elin Farid Greta Hugo Ines Jonas Kaya Levi Mira Nils Olga Pavel Rosa Samir Tilda Umar "
     "Vera Wim Xenia Yusuf Zora"
 )
-FIRST_NAMES = tuple(_FIRST_NAMES.split())
-_LAST_NAMES = (
+LAST_NAMES = _words(
     "Abbott Barros Conti Dvorak Eriksen Fontaine Garcia Haddad Ivanov Jensen Kowalski Lindqvist Moreau Novak Okafor "
     "Petrov Quinn Rossi Schmidt Tanaka Ueda Vargas Weber Yilmaz Zhang"
 )
-LAST_NAMES = tuple(_LAST_NAMES.split())
-
-_OTHER_FIRST_NAMES = (
+OTHER_FIRST_NAMES = _words(
     "Anouk Bela Cecile Dmitri Esra Filip Gudrun Hamid Ilse Joao Katya Lorenz Mona Noor Oskar Petra Quentin Renate "
     "Sven Tamar Ursula Viktor Wanda Yara Zeno"
 )
-OTHER_FIRST_NAMES = tuple(_OTHER_FIRST_NAMES.split())
 """Of the development tasks: no name of a test is among them."""
-_OTHER_LAST_NAMES = (
+OTHER_LAST_NAMES = _words(
     "Amari Brandt Castro Dufour Engel Farkas Gruber Hoang Ito Jovanovic Keller Larsen Mendes Nowak Olsson Pereira "
     "Quispe Rahman Sato Tkachenko Ulrich Visser Wagner Yamada Zeller"
 )
-OTHER_LAST_NAMES = tuple(_OTHER_LAST_NAMES.split())
+MONTHS = _words("January February March April May June July August September October November December")
