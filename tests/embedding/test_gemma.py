@@ -48,40 +48,40 @@ def test_it_is_a_language_model():
     assert losses[0] < 3 < 6 < losses[1]
 
 
-@pytest.mark.parametrize("attention", ["causal", "bidirectional"])
-def test_long_texts_equal_transformers_eager(attention):
+# Past the edge of a sliding window, 512 keys of the past or 1,025 keys wide.
+@pytest.mark.parametrize(("attention", "length"), [("causal", 1100), ("bidirectional", 2200)])
+def test_long_texts_equal_transformers_eager(attention, length):
     packed = load_backbone(NAME, attention=attention, dtype="float32")
     embedder = Embedder(packed, is_normalised=False)
     eager = load_backbone(NAME, attention=attention, dtype="float32", kernel="eager")
     text = " ".join(ragged_texts(120, seed=1))
-    # Past both edges of a sliding window, 512 and 1,025 keys wide; the longer one where attention looks both ways.
-    for length in (1500, 2600) if attention == "bidirectional" else (1500,):
-        ids = packed.tokenizer(text).input_ids[:length]
-        assert len(ids) == length
-        tokens = embedder.tokenize([packed.tokenizer.decode(ids[1:])])[0].windows[0]
-        with torch.no_grad():
-            want_TD = eager.model(input_ids=torch.tensor([tokens.ids.tolist()])).last_hidden_state[0]
-        got, _ = embedder.encode_poolings([packed.tokenizer.decode(ids[1:])], ["mean", "last", "first"])
-        start, stop = tokens.pool_start, tokens.pool_stop
-        assert stop - start > length - 20
-        for pooling, want_D in (
-            ("mean", want_TD[start:stop].mean(0)),
-            ("last", want_TD[stop - 1]),
-            ("first", want_TD[start]),
-        ):
-            scale = want_D.abs().max().item()
-            np.testing.assert_allclose(got[pooling][0] / scale, want_D.numpy() / scale, atol=1e-4)
+    ids = packed.tokenizer(text).input_ids[:length]
+    assert len(ids) == length
+    text = packed.tokenizer.decode(ids[1:])
+    tokens = embedder.tokenize([text])[0].windows[0]
+    with torch.no_grad():
+        want_TD = eager.model(input_ids=torch.tensor([tokens.ids.tolist()])).last_hidden_state[0]
+    got, _ = embedder.encode_poolings([text], ["mean", "last", "first"])
+    start, stop = tokens.pool_start, tokens.pool_stop
+    assert stop - start > length - 20
+    for pooling, want_D in (
+        ("mean", want_TD[start:stop].mean(0)),
+        ("last", want_TD[stop - 1]),
+        ("first", want_TD[start]),
+    ):
+        scale = want_D.abs().max().item()
+        np.testing.assert_allclose(got[pooling][0] / scale, want_D.numpy() / scale, atol=1e-4)
 
 
 def test_same_text_same_vector():
-    texts = ragged_texts(24, longest=120)
+    texts = ragged_texts(16, longest=60)
     embedder = Embedder.load(NAME, attention="bidirectional", dtype="float32")
     vectors = embedder.encode_documents(texts)
     order = np.random.default_rng(0).permutation(len(texts))
     np.testing.assert_allclose(embedder.encode_documents([texts[i] for i in order]), vectors[order], atol=1e-5)
-    alone = np.concatenate([embedder.encode_documents([text]) for text in texts[::8]])
-    np.testing.assert_allclose(alone, vectors[::8], atol=1e-5)
-    assert np.linalg.matrix_rank(vectors) > 20
+    alone = np.concatenate([embedder.encode_documents([text]) for text in texts[::5]])
+    np.testing.assert_allclose(alone, vectors[::5], atol=1e-5)
+    assert np.linalg.matrix_rank(vectors) > 13
     if has_bfloat16_units():
         narrow = Embedder.load(NAME, attention="bidirectional", dtype="bfloat16").encode_documents(texts)
         assert (narrow * vectors).sum(1).min() >= 0.999

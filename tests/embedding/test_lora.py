@@ -74,6 +74,16 @@ def test_a_lower_rank_is_the_nearest_change_of_that_rank(adapter, tmp_path):
             assert missing == pytest.approx(np.linalg.norm(sizes[rank:]), abs=1e-4)
 
 
+def test_a_rank_above_the_weights_dimensions_is_refused(adapter, tmp_path):
+    config = peft.LoraConfig(r=70, target_modules=SEVEN)
+    peft.get_peft_model(load_backbone("tiny-qwen2").model, config).save_pretrained(tmp_path / "wide")
+    with pytest.raises(
+        CheckpointError, match=r"rank 72 is more than the \d\d dimensions of .*_proj; join to \d\d or less"
+    ):
+        join_lora([adapter[0], tmp_path / "wide"], tmp_path / "joined", rank=72)
+    assert not (tmp_path / "joined").exists()
+
+
 def test_adapters_of_other_weights_are_not_joined(adapter, tmp_path):
     config = peft.LoraConfig(r=2, target_modules=SEVEN[:3])
     peft.get_peft_model(load_backbone("tiny-qwen2").model, config).save_pretrained(tmp_path / "few")

@@ -22,15 +22,21 @@ def print_table(
     numbers: Sequence[str] = (),
     names: Sequence[str] = (),
 ) -> None:
-    """A table with a header; columns in `numbers` stand on the right, those in `names`, to be copied, never wrap."""
+    """A table with a header. Columns in `numbers` stand on the right.
+
+    names: columns to copy from; they wrap only where one would leave the others less than a third of the terminal.
+    """
     from rich import box
+    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for column in columns:
+    most = Console().width * 2 // 3
+    for place, column in enumerate(columns):
         justify: Literal["left", "right"] = "right" if column in numbers else "left"
-        table.add_column(column, overflow="fold", justify=justify, no_wrap=column in names)
+        is_whole = column in names and all(len(str(row[place])) <= most for row in rows)
+        table.add_column(column, overflow="fold", justify=justify, no_wrap=is_whole)
     for row in rows:
         table.add_row(*(Text(printable(str(cell))) for cell in row))
     _print(table)

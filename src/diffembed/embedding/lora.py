@@ -53,7 +53,7 @@ def join_lora(folders: Sequence[Path], out: Path, *, rank: int | None = None) ->
     Ranks add up: A is stacked, scale * B stands side by side, and the scale is 1. Exact but for the rounding of
     scale * B to the stored number format, which a scale that is a power of two does not need.
     rank: where the sum of ranks is larger, every change becomes the nearest one of this rank (least squares).
-    Raises CheckpointError when the adapters do not change the same weights.
+    Raises CheckpointError when the adapters do not change the same weights, or one has fewer dimensions than `rank`.
     """
     configs = [read_config(folder) for folder in folders]
     pairs = [_read_pairs(folder) for folder in folders]
@@ -69,6 +69,10 @@ def join_lora(folders: Sequence[Path], out: Path, *, rank: int | None = None) ->
         ]
         high_Dr = torch.cat(highs, dim=1)
         if rank is not None and rank < len(low_rD):
+            if rank > (most := min(low_rD.shape[1], len(high_Dr))):
+                raise CheckpointError(
+                    f"rank {rank} is more than the {most} dimensions of {name}; join to {most} or less"
+                )
             low_rD, high_Dr = _nearest(low_rD, high_Dr, rank)
         joined[f"{name}.lora_A.weight"], joined[f"{name}.lora_B.weight"] = low_rD, high_Dr
     total = sum(config["r"] for config in configs)

@@ -86,7 +86,8 @@ def config_key(graph: Graph, name: str) -> str:
     """Hash of a node's choices and of those it builds on: equal plans give equal keys on every machine.
 
     Fields at their default do not count, so that an option that did not exist when a result was made leaves it valid.
-    A default that changes is seen as changed code only: reports, and runs with `accepts_code`, do not ask for that.
+    A default that changes is seen as changed code only, which reports and runs with `accepts_code` do not ask for; a
+    test pins the defaults (tests/study/defaults.json).
     """
     node = graph[name]
     before: list[Any] | None = None if node.parent is None else [node.weights, config_key(graph, node.parent)]

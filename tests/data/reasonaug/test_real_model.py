@@ -26,7 +26,7 @@ domains:
     themes: [the sale of a horse, the lease of a house, a contract for bread]
     concepts: [Promissory Estoppel, Frustration of Purpose, Mirror Image Rule]
 """
-MAX_NEW_TOKENS = 10
+MAX_NEW_TOKENS = 6
 
 
 class Writer:
