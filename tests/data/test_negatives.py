@@ -67,7 +67,7 @@ def test_borrowed_negatives_are_of_the_source_and_no_answers():
 
 
 def test_nothing_to_borrow_is_an_error():
-    with pytest.raises(ConfigError, match="no other row has a text"):
+    with pytest.raises(ConfigError, match="no text that could be its negative"):
         with_num_negatives([row(0), row(1, query="q0")], 1, seed=0, from_other_rows=True)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from diffembed.backbones.tiny import build_tokenizer
 from diffembed.data.burying import hide, word_spans
-from diffembed.errors import ConfigError
+from diffembed.errors import ConfigError, InputError
 from diffembed.evaluation.statistics.measures import evaluate_run
 from diffembed.evaluation.suites import haystack
 from diffembed.evaluation.suites.needles import FACTS, FIRST_NAMES, LAST_NAMES, PLACES
@@ -133,6 +133,11 @@ def test_depths_are_spread_over_the_documents():
 def test_the_key_can_stand_at_either_end(depth, where):
     text = hide("KEY.", HAY, 0, 100, depth, word_spans)
     assert where(text, "KEY.") and len(text.split()) == 100
+
+
+def test_a_statement_that_leaves_no_room_is_refused():
+    with pytest.raises(InputError, match="a statement of 5 tokens leaves no room in a text of 5"):
+        hide("Five words make a key.", HAY, 0, 5, 0.5, word_spans)
 
 
 def test_hay_is_a_ring():

@@ -63,6 +63,16 @@ def test_sentences_are_hidden_in_the_held_out_text(tmp_path):
     assert all("The ship sailed past island" in document.text for document in task.corpus)
     assert next(read_tasks(SUITES["screen"], **settings)) == task
     assert next(read_tasks(SUITES["screen"], **settings, seed=1)) != task
+    (tmp_path / "eval" / "sts").mkdir(parents=True)
+    sheep = "sheep of the flock"
+    lines = [f"4.5\tThe {n} {sheep} went over the hill today\tOver the hill went {n} {sheep} today" for n in range(80)]
+    table = "\n".join(["score\tsentence1\tsentence2", *lines])
+    (tmp_path / "eval" / "sts" / "stsb_dev.tsv.zst").write_bytes(zstandard.compress(table.encode()))
+    settings["names"] = ["paraphrase-256", "birthday-256"]
+    paraphrase, birthday = read_tasks(SUITES["dev-long"], **settings)
+    for made, asked in ((paraphrase, "Over the hill went"), (birthday, "On which day was")):
+        assert (made.length, len(made.corpus), len(made.queries)) == (256, 60, 60)
+        assert all(query.text.startswith(asked) for query in made.queries)
     spans = load_token_spans("tiny")
     assert spans("two words")[-1][1] == 9
 

@@ -47,7 +47,8 @@ def test_no_default_changed_unseen():
     ]
     assert not changed, (
         f"{'; '.join(changed)}: plans that leave it out now mean something else, and their stored results still count. "
-        "Write the old value into the plans of recipes/study whose results stand, then write defaults.json anew."
+        "Rather add a field. Else write the old value into the plans whose results stand, and their new config_key "
+        "into the node.json of those results; then write defaults.json anew."
     )
     assert pinned.keys() == now.keys(), "fields with a default came or went: write defaults.json anew"
 

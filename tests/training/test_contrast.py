@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from diffembed.data.source_config import SourceConfig
 from diffembed.embedding.embedder import Embedder
 from diffembed.errors import CheckpointError, ConfigError, DiffEmbedError, InputError, ResourceError
 from diffembed.training import callbacks, safety
@@ -258,14 +259,22 @@ def test_values_set_aside_never_reach_training_whatever_the_runs_seed(train_conf
     assert 0 < len(first.train) < 48
 
 
-def test_rows_with_values_set_aside_are_not_buried(train_config, tmp_path):
-    config = train_config(data={"set_aside_values": 2}, loss={"num_negatives": 2})
+def test_only_rows_without_the_label_are_buried_where_values_are_set_aside(train_config, tmp_path):
+    config = train_config(data={"set_aside_values": 2})
     (tmp_path / "hay.txt").write_text("Sheep graze on the hill.\n" * 200, encoding="utf-8")
-    buried = [
-        replace(source, buried_in=str(tmp_path / "hay.txt"), buried_max_words=256) for source in config.data.sources
-    ]
+    rows = [{"query": f"q{n}", "positive": f"Statement {n}.", "negatives": [f"Denial {n}."]} for n in range(8)]
+    (tmp_path / "plain.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    hay = str(tmp_path / "hay.txt")
+    plain = SourceConfig(kind="rows", path=str(tmp_path / "plain.jsonl"), buried_in=hay)
+
+    def load(*sources):
+        return load_rows(replace(config, data=replace(config.data, sources=sources)))
+
+    names = {row.source for row in load(*config.data.sources, plain).train}
+    assert {"plain", "plain_buried"} < names
+    labelled = [replace(source, buried_in=hay) for source in config.data.sources]
     with pytest.raises(ConfigError, match="_buried carry 'concept', whose values are set aside"):
-        load_rows(replace(config, data=replace(config.data, sources=tuple(buried))))
+        load(*labelled)
 
 
 def test_score_and_development_section_belong_together(train_config):

@@ -24,7 +24,7 @@ def print_table(
 ) -> None:
     """A table with a header. Columns in `numbers` stand on the right.
 
-    names: columns to copy from; they wrap only where one would leave the others less than a third of the terminal.
+    names: columns to copy from; they wrap only where they would leave the others less than a third of the terminal.
     """
     from rich import box
     from rich.console import Console
@@ -32,13 +32,14 @@ def print_table(
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    most = Console().width * 2 // 3
-    for place, column in enumerate(columns):
+    cells = [[Text(printable(str(cell))) for cell in row] for row in rows]
+    places = [columns.index(name) for name in names]
+    fit = sum(max((row[place].cell_len for row in cells), default=0) for place in places) <= Console().width * 2 // 3
+    for column in columns:
         justify: Literal["left", "right"] = "right" if column in numbers else "left"
-        is_whole = column in names and all(len(str(row[place])) <= most for row in rows)
-        table.add_column(column, overflow="fold", justify=justify, no_wrap=is_whole)
-    for row in rows:
-        table.add_row(*(Text(printable(str(cell))) for cell in row))
+        table.add_column(column, overflow="fold", justify=justify, no_wrap=fit and column in names)
+    for row in cells:
+        table.add_row(*row)
     _print(table)
 
 

@@ -53,9 +53,10 @@ def bury(
     """The rows with their documents hidden in the hay, under other ids; their source is the report's.
 
     Positive and negatives of a row stand at one place of one stretch, so that nothing but the statement tells them
-    apart. The negatives are the row's own and the positive of another row, so that every row has one. The length in
-    words of the longest is drawn evenly on a log scale, at least twice its statement's; rows whose positive is longer
-    than half of `max_words` are counted in the report. Raises ConfigError for a row that finds no negative.
+    apart. The negatives are the row's own and, where one is found, the positive of another row. The length in words of
+    the longest text is drawn evenly on a log scale, at least twice its statement's. Rows whose positive is longer than
+    half of `max_words`, and such negatives, are left out and counted in the report. Raises ConfigError for a row that
+    is left without a negative.
     """
     most = int(max_words * MAX_SHARE)
     short = [triplet for triplet in triplets if len(word_spans(triplet.positive)) <= most]
@@ -64,15 +65,17 @@ def bury(
     buried = []
     for triplet in short:
         own = tuple(text for text in triplet.negatives if len(word_spans(text)) <= most)
+        if len(own) < len(triplet.negatives):
+            report.dropped_negatives["buried: too long"] += len(triplet.negatives) - len(own)
         filled = borrow(replace(triplet, negatives=own), short, len(own) + 1, seed)
         texts = (filled.positive, *filled.negatives)
         generator = row_generator(seed, report.source, triplet.id)
         longest = max(len(word_spans(text)) for text in texts)
         drawn = round(math.exp(generator.uniform(math.log(min_words), math.log(max_words))))
-        length = max(drawn, min(max_words, math.ceil(longest / MAX_SHARE)))
+        length = max(drawn, math.ceil(longest / MAX_SHARE))
         # A line's beginning, or the hay's where no line follows.
         start, depth = hay.find("\n", int(generator.integers(len(hay)))) + 1, float(generator.uniform())
-        stretch = _first_tokens(hay, start, length - longest, word_spans)
+        stretch = _first_tokens(hay, start, length - longest, word_spans).strip()
         positive, *negatives = (_insert(text, stretch, depth) for text in texts)
         buried.append(
             replace(
@@ -91,9 +94,12 @@ def hide(key: str, hay: str, start: int, length: int, depth: float, token_spans:
     """Hay with `key` at the sentence end nearest `depth`: `length` tokens, or a few less where they cannot be met.
 
     start: character of the hay to begin at; the hay is a ring. depth: 0 is the beginning, 1 the end.
+    Raises InputError for a key that leaves no room.
     """
     room = length - len(token_spans(key))
     for _ in range(8):
+        if room < 1:
+            raise InputError(f"a statement of {len(token_spans(key))} tokens leaves no room in a text of {length}")
         text = _insert(key, _first_tokens(hay, start, room, token_spans), depth)
         excess = len(token_spans(text)) - length
         if excess <= 0:
@@ -105,7 +111,7 @@ def hide(key: str, hay: str, start: int, length: int, depth: float, token_spans:
 def _insert(key: str, stretch: str, depth: float) -> str:
     ends = [match.end() for match in _SENTENCE_END.finditer(stretch)]
     place = min([0, *ends, len(stretch)], key=lambda end: abs(end - depth * len(stretch)))
-    return " ".join(part for part in (stretch[:place].strip(), key, stretch[place:].strip()) if part)
+    return " ".join(part for part in (stretch[:place].rstrip(), key, stretch[place:].strip()) if part)
 
 
 def _first_tokens(hay: str, start: int, num_tokens: int, token_spans: TokenSpans) -> str:

@@ -72,7 +72,7 @@ def with_num_negatives(
 def borrow(triplet: Triplet, rows: Sequence[Triplet], num: int, seed: int) -> Triplet:
     """The triplet with `num` negatives, or fewer where too few are found: its own, then positives of other rows.
 
-    rows: all of its source. A row lends nothing that asks or says the same, or is of the same `concept`.
+    rows: those of its source that may lend; none lends what asks or says the same, or is of the same `concept`.
     Raises ConfigError when the triplet would be left without a negative.
     """
     generator = row_generator(seed, triplet.source, triplet.id, "borrowed")
@@ -90,5 +90,8 @@ def borrow(triplet: Triplet, rows: Sequence[Triplet], num: int, seed: int) -> Tr
             taken.add(key)
             borrowed.append(other.positive)
     if not triplet.negatives and not borrowed:
-        raise ConfigError(f"row {triplet.id} of {triplet.source}: no other row has a text that could be its negative")
+        raise ConfigError(
+            f"row {triplet.id} of {triplet.source}: no text that could be its negative among "
+            f"{MAX_TRIES * num} rows drawn of {len(rows)}; give it negatives, or leave it out with without_rows"
+        )
     return replace(triplet, negatives=(*triplet.negatives, *borrowed))

@@ -64,9 +64,11 @@ class SourceConfig:
     """Adds a source `<name>_buried` whose documents stand hidden in a stretch of this running text (a file or folder of
     text, relative to the data folder), its negatives in the same stretch. None adds nothing."""
     buried_min_words: int = 64
-    """Fewest words of a buried document, at least 2."""
+    """Fewest words of the longest document of a buried row, at least 2; the others are shorter by as much as their
+    statement."""
     buried_max_words: int = 512
-    """Most words of a buried document; rows whose positive is longer than half of it are left out."""
+    """Most words of a buried document; rows whose positive is longer than half of it, and such negatives, are left
+    out."""
     keep: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Label -> values whose rows are kept, for example {solution_check: [yes, not used], task: [p2i]}."""
     domain: Literal["all", "aops", "leetcode", "theoremqa"] = "all"

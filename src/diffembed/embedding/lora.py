@@ -53,13 +53,20 @@ def join_lora(folders: Sequence[Path], out: Path, *, rank: int | None = None) ->
     Ranks add up: A is stacked, scale * B stands side by side, and the scale is 1. Exact but for the rounding of
     scale * B to the stored number format, which a scale that is a power of two does not need.
     rank: where the sum of ranks is larger, every change becomes the nearest one of this rank (least squares).
-    Raises CheckpointError when the adapters do not change the same weights, or one has fewer dimensions than `rank`.
+    Raises CheckpointError when the adapters do not change the same weights, or where a weight has fewer dimensions
+    than `rank`.
     """
     configs = [read_config(folder) for folder in folders]
     pairs = [_read_pairs(folder) for folder in folders]
     for folder, other in zip(folders[1:], pairs[1:], strict=True):
         if odd := sorted(other.keys() ^ pairs[0].keys()):
             raise CheckpointError(f"{folder} and {folders[0]} do not change the same weights, first {odd[0]!r}")
+    total = sum(config["r"] for config in configs)
+    rank = total if rank is None else min(rank, total)
+    if rank < total:
+        most, name = min((min(low_rD.shape[1], len(high_Dr)), name) for name, (low_rD, high_Dr) in pairs[0].items())
+        if rank > most:
+            raise CheckpointError(f"rank {rank} is more than the {most} dimensions of {name}; join to {most} or less")
     joined: dict[str, Tensor] = {}
     for name in pairs[0]:
         low_rD = torch.cat([found[name][0] for found in pairs])
@@ -68,15 +75,9 @@ def join_lora(folders: Sequence[Path], out: Path, *, rank: int | None = None) ->
             for config, found in zip(configs, pairs, strict=True)
         ]
         high_Dr = torch.cat(highs, dim=1)
-        if rank is not None and rank < len(low_rD):
-            if rank > (most := min(low_rD.shape[1], len(high_Dr))):
-                raise CheckpointError(
-                    f"rank {rank} is more than the {most} dimensions of {name}; join to {most} or less"
-                )
+        if rank < total:
             low_rD, high_Dr = _nearest(low_rD, high_Dr, rank)
         joined[f"{name}.lora_A.weight"], joined[f"{name}.lora_B.weight"] = low_rD, high_Dr
-    total = sum(config["r"] for config in configs)
-    rank = total if rank is None else min(rank, total)
     out.mkdir(parents=True)
     save_file(joined, out / WEIGHTS, metadata={"format": "pt"})
     write_json(out / "adapter_config.json", {**configs[0], "r": rank, "lora_alpha": rank, "use_rslora": False})

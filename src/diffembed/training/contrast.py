@@ -49,7 +49,7 @@ def load_rows(config: TrainConfig) -> TrainingRows:
     triplets = [triplet for source in sources.values() for triplet in source.triplets]
     aside: tuple[str, ...] = ()
     if data.set_aside_values:
-        _check_nothing_is_buried(triplets, data.set_aside_label)
+        _check_labelled_rows_are_not_buried(triplets, data.set_aside_label)
         parts = set_aside(
             triplets, num_values=data.set_aside_values, seed=data.set_aside_seed, label=data.set_aside_label
         )
@@ -67,8 +67,8 @@ def load_rows(config: TrainConfig) -> TrainingRows:
     )
 
 
-def _check_nothing_is_buried(triplets: Sequence[Triplet], label: str) -> None:
-    """A text that is set aside is not recognised inside a stretch of prose."""
+def _check_labelled_rows_are_not_buried(triplets: Sequence[Triplet], label: str) -> None:
+    """A text that is set aside, hidden in prose as the negative of another row, would not be recognised."""
     for triplet in triplets:
         if triplet.source.endswith(BURIED) and label in triplet.labels:
             raise ConfigError(

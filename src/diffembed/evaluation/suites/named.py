@@ -1,7 +1,7 @@
 """Named suites: which tasks, where each comes from, and how long a text may be.
 
 Read `SUITES`. A TEST suite is run on final checkpoints; every choice uses a DEVELOPMENT suite. The hub suites are lists
-of mteb task names and are run by `evaluation.hub`; all others are read from a data folder by `reading.py`.
+of mteb task names and are run by `evaluation.hub`; all others are read by `reading.py`.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
-"""Facts to hide in a haystack, each with a question that asks for it in other words, and names of people.
+"""Facts to hide in a haystack, each with a question that asks for it in other words; names of people, and months.
 
-Data only. `{place}` is filled with one of `PLACES`; a fact and its question share the place, and few words beside it.
+Data. `{place}` is filled with one of `PLACES`; a fact and its question share the place, and few words beside it.
 All facts are invented.
 """
 

@@ -28,7 +28,7 @@ from diffembed.evaluation.tasks import AnyTask, InstructionTask, Task
 DATA_VARIABLE = "DIFFEMBED_DATA"
 HAY_FILE = "text/novels_valid.txt.zst"
 """Text that sentences are hidden in; no training reads it."""
-MAKERS: Mapping[str, Callable[..., Task]] = {
+_MAKERS: Mapping[str, Callable[..., Task]] = {
     "passkey": make_passkey_task,
     "needle": make_needle_task,
     "paraphrase": make_paraphrase_task,
@@ -97,7 +97,7 @@ def find_place(spec: TaskSpec, data: Path | str | None = None) -> Path:
 
 
 def _hide(spec: TaskSpec, data: Path | str | None, hay: str, token_spans: TokenSpans, seed: int) -> Task:
-    make = MAKERS[spec.source]
+    make = _MAKERS[spec.source]
     if spec.source == "paraphrase":
         make = partial(make, pairs=read_pairs(find_place(spec, data)))
     return make(
