@@ -132,6 +132,17 @@ def test_a_name_that_is_taken_is_refused(make_plan, models, sentence):
         make_plan(shipped={"models": models, "licences": LICENCES, "notice": ""})
 
 
+def test_baselines_of_shipped_models_are_baselines_of_the_study(make_plan):
+    further = [{"num_steps": 1}]
+    shipped = {"models": {"small": "bi"}, "licences": LICENCES, "notice": "", "further": further}
+    with pytest.raises(ConfigError, match="baselines have no effect without suites"):
+        make_plan(shipped={**shipped, "baselines": ["bm25"]})
+    with pytest.raises(DiffEmbedError, match=r"shipped\.baselines: no baseline of evaluation 'bm2'"):
+        make_plan(shipped={**shipped, "suites": {"data/pairs": []}, "baselines": ["bm2"]})
+    plan = make_plan(shipped={**shipped, "suites": {"data/pairs": []}, "baselines": ["bm25"]})
+    assert "evaluate-bm25-beyond" not in make_graph(plan), "the study has scored it"
+
+
 @pytest.mark.parametrize("setting", [{"dtype": "bfloat16"}, {"max_tokens": 9}, {"suites": {"data/finding": []}}])
 def test_scores_of_its_own_need_training_of_its_own(make_plan, setting):
     with pytest.raises(ConfigError, match="no effect without a stage in further"):
@@ -163,15 +174,17 @@ def test_a_model_is_trained_on_before_it_is_shipped(copied, values, tmp_path, ca
                     "dtype": "bfloat16",
                 },
             ],
-            "suites": {"data/finding": [], "data/pairs": []},
+            "suites": {"data/finding": [], "data/pairs": [], "data/other": []},
+            "baselines": ["bm25"],
             "max_tokens": 50,
             "dtype": "bfloat16",
         }
     }
     shutil.copy("data/rows.jsonl", "data/more.jsonl")
+    shutil.copytree("data/finding", "data/other")
     Path("plan.yaml").write_text(json.dumps(values), encoding="utf-8")
     plan = load_plan("plan.yaml")
-    scored = {"evaluate-tiny-diffusion-finding", "evaluate-tiny-diffusion-pairs"}
+    scored = {f"evaluate-tiny-diffusion-{suite}" for suite in ("finding", "pairs", "other")} | {"evaluate-bm25-beyond"}
     new = set(make_graph(plan)) - set(make_graph(replace(plan, shipped=None)))
     assert new == {"train-tiny-diffusion", "train-tiny-diffusion-2"} | scored
     before = {path: path.stat().st_mtime_ns for path in store.results.glob("*/node.json")}
@@ -180,16 +193,21 @@ def test_a_model_is_trained_on_before_it_is_shipped(copied, values, tmp_path, ca
     assert set(store.results_of("evaluate-tiny-diffusion-finding")) == {"finding"}
     assert make_graph(plan)["evaluate-tiny-diffusion-pairs"].config.max_tokens == 50
     # The comparison knows nothing of it: its steps and rows are not those of the arms.
-    assert set(find(plan, store).systems) == {"ar-cpt", "diffusion", "bi", "bm25"}
+    systems = find(plan, store).systems
+    assert set(systems) == {"ar-cpt", "diffusion", "bi", "bm25"} and set(systems["bm25"][0]) == {"finding"}
+    assert set(store.results_of("evaluate-bm25-beyond")) == {"other"}
     assert main(["study", "ship", "plan.yaml", "--out", "shipped"]) == 0
     assert capsys.readouterr().out.startswith("shipped/tiny-diffusion: from train-tiny-diffusion-2, rank 8, ")
     card = (tmp_path / "shipped" / "tiny-diffusion" / "README.md").read_text(encoding="utf-8")
     assert "tiny-diffusion was scored in bfloat16." in card
+    bm25 = f"{100 * store.results_of('evaluate-bm25-beyond')['other'].value:.1f}"
+    shown = [line for line in card.splitlines() if line.startswith(("| finding", "| other"))]
+    assert len(shown) == 2 and all(line.endswith(f"| {bm25} |") for line in shown)
     assert "then 1 of 8, then 2 of 8, read to 96 tokens" in card and "texts of at most 96 tokens" in card
     assert "| rows | share of stages 1 and 2 | share of stage 3 | licence |" in card
     assert "| rows | - | - | CC0-1.0 |\n| more | - | 100 % | MIT |" in card
     (shipped,) = ship(plan, store, tmp_path / "shipped")
-    assert (shipped.node, shipped.rank, shipped.num_scores) == ("train-tiny-diffusion-2", 8, 2)
+    assert (shipped.node, shipped.rank, shipped.num_scores) == ("train-tiny-diffusion-2", 8, 3)
     user = Embedder.load(str(shipped.folder), dtype="float32")
     longer = Embedder.load(str(store.results / "train-tiny-diffusion-2" / "model"), dtype="float32")
     arm = Embedder.load(str(store.results / "train-diffusion-s0" / "model"), dtype="float32")

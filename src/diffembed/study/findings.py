@@ -188,13 +188,14 @@ def marked(task: str, row_sets: Iterable[str]) -> str:
 
 
 def _systems(graph: Graph, current: Mapping[str, Any], store: Store) -> dict[str, Seeds]:
-    arms = dict.fromkeys(n.arm for n in graph.values() if n.kind == "evaluate" and n.arm and not n.is_further)
+    arms = dict.fromkeys(node.arm for node in graph.values() if node.kind == "evaluate" and node.arm)
     found = {arm: [store.results_of(node.name) for node in _nodes(graph, arm, current)] for arm in arms}
     return {arm: seeds for arm, seeds in found.items() if seeds}
 
 
 def _nodes(graph: Graph, arm: str, current: Mapping[str, Any]) -> list[Node]:
-    return [n for n in graph.values() if n.kind == "evaluate" and n.arm == arm and n.name in current]
+    nodes = (n for n in graph.values() if n.kind == "evaluate" and not n.is_further)
+    return [node for node in nodes if node.arm == arm and node.name in current]
 
 
 def _has(seeds: Seeds, tasks: Sequence[str]) -> bool:

@@ -70,7 +70,8 @@ class Node:
     joined_rank: int | None = None
     """Rank that the adapters of the parent are joined to before this node trains on; None takes them as they are."""
     is_further: bool = False
-    """True for a model that was trained on for users: no part of the comparison, whose arms share steps and rows."""
+    """True for a model that was trained on for users, and for what it is held against there: no part of the
+    comparison, whose arms share steps, rows and tasks."""
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -126,7 +127,7 @@ def ancestors(graph: Graph, name: str) -> list[str]:
 def make_graph(plan: StudyPlan, rates: Mapping[Attention, float] | None = None) -> dict[str, Node]:
     """Every node of a study. rates: attention -> learning rate chosen so far; runs of other attentions wait."""
     nodes = [*_adaptations(plan), *_rate_probes(plan), *_arms(plan, rates or {}), *_curve(plan, rates or {})]
-    nodes += [*_shipped(plan, rates or {}), *_baselines(plan)]
+    nodes += [*_shipped(plan, rates or {}), *_baselines(plan), *_shipped_baselines(plan)]
     order: Mapping[Kind, int] = {"adapt": 0, "train": 1, "evaluate": 2, "direction": 3}
     probes = {node.name for node in _rate_probes(plan)}
     names = Counter(node.name for node in nodes)
@@ -289,13 +290,42 @@ def _rate_probes(plan: StudyPlan) -> list[Node]:
 def _baselines(plan: StudyPlan) -> list[Node]:
     return [
         Node(
-            name=f"evaluate-{system.replace(':', '-').replace('/', '-')}",
+            name=_baseline_name(system),
             kind="evaluate",
             config=_score(plan, plan.evaluation.suites, system=system),
             arm=system,
         )
         for system in plan.evaluation.baselines
     ]
+
+
+def _shipped_baselines(plan: StudyPlan) -> list[Node]:
+    """Baselines on those suites of shipped models whose tasks are not among the arms'."""
+    shipped, evaluated = plan.shipped, plan.evaluation.suites
+    if shipped is None:
+        return []
+    known = {task for tasks in evaluated.values() for task in tasks}
+    beyond = {
+        suite: tasks
+        for suite, tasks in shipped.suites.items()
+        if evaluated.get(suite) != tasks and not (tasks and known.issuperset(tasks))
+    }
+    config = replace(_score(plan, beyond), max_tokens=shipped.max_tokens or plan.evaluation.max_tokens)
+    return [
+        Node(
+            name=f"{_baseline_name(system)}-beyond",
+            kind="evaluate",
+            config=replace(config, system=system),
+            arm=system,
+            is_further=True,
+        )
+        for system in shipped.baselines
+        if beyond
+    ]
+
+
+def _baseline_name(system: str) -> str:
+    return f"evaluate-{system.replace(':', '-').replace('/', '-')}"
 
 
 def _rate(

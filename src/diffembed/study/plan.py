@@ -195,6 +195,10 @@ class StudyPlan:
             )
             spec = MODELS.get(name)
             require(spec is None or spec.source == "shipped", f"shipped.models: {name} is the name of other weights")
+        for name in shipped.baselines:
+            if name not in self.evaluation.baselines:
+                found = UnknownNameError.of("baseline of evaluation", name, self.evaluation.baselines)
+                raise UnknownNameError(f"shipped.baselines: {found}")
         for arm in self.arms:
             spec = MODELS.get(self.factors(arm)["backbone"])
             require(

@@ -216,6 +216,8 @@ class ShippedPlan:
     """Stages in which each is trained on, one after another; empty ships the arm as it is."""
     suites: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Test suite -> its tasks that they are scored on after the last stage; empty takes those of evaluation."""
+    baselines: tuple[str, ...] = ()
+    """Those of evaluation.baselines that are scored on the suites too, where evaluation does not name the tasks."""
     max_tokens: int | None = None
     """Texts are cut here when they are scored; none takes that of evaluation."""
     dtype: Literal["float32", "bfloat16"] | None = None
@@ -227,6 +229,7 @@ class ShippedPlan:
             bool(self.further) or not (self.suites or self.dtype or self.max_tokens),
             "suites, max_tokens and dtype have no effect without a stage in further: the arm's own scores are shown",
         )
+        require(bool(self.suites) or not self.baselines, "baselines have no effect without suites of their own")
         require(self.max_tokens is None or self.max_tokens > 0, f"max_tokens is {self.max_tokens}; it must be positive")
         for name in self.models:
             require(

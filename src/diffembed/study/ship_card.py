@@ -85,7 +85,9 @@ def _systems(plan: StudyPlan, store: Store, graph: Graph) -> dict[str, dict[str,
         }
         for name in plan.shipped.models
     }
-    found |= {node.arm: store.results_of(node.name) for node in current if node.parent is None}
+    for node in current:
+        if node.parent is None:
+            found[node.arm] = {**found.get(node.arm, {}), **store.results_of(node.name)}
     return {system: results for system, results in found.items() if results}
 
 
