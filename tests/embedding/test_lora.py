@@ -1,14 +1,16 @@
 """Our LoRA merge against PEFT's."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from diffembed import Embedder
 from diffembed.backbones.loading import load_backbone
-from diffembed.embedding.lora import join_lora, merge_lora
+from diffembed.embedding.lora import WEIGHTS, join_lora, merge_lora
 from diffembed.errors import CheckpointError
 
 peft = pytest.importorskip("peft")
@@ -89,6 +91,12 @@ def test_adapters_of_other_weights_are_not_joined(adapter, tmp_path):
     peft.get_peft_model(load_backbone("tiny-qwen2").model, config).save_pretrained(tmp_path / "few")
     with pytest.raises(CheckpointError, match=r"do not change the same weights, first .*(o|gate|up|down)_proj"):
         join_lora([adapter[0], tmp_path / "few"], tmp_path / "joined")
+    tensors = load_file(adapter[0] / WEIGHTS)
+    shutil.copytree(adapter[0], tmp_path / "wider")
+    name = next(key for key in tensors if key.endswith("q_proj.lora_A.weight"))
+    save_file({**tensors, name: torch.cat([tensors[name]] * 2, dim=1)}, tmp_path / "wider" / WEIGHTS)
+    with pytest.raises(CheckpointError, match=r"do not change the same weights, first .*q_proj"):
+        join_lora([adapter[0], tmp_path / "wider"], tmp_path / "joined")
 
 
 def test_adapter_of_another_model_is_refused(adapter):

@@ -139,8 +139,24 @@ def test_baselines_of_shipped_models_are_baselines_of_the_study(make_plan):
         make_plan(shipped={**shipped, "baselines": ["bm25"]})
     with pytest.raises(DiffEmbedError, match=r"shipped\.baselines: no baseline of evaluation 'bm2'"):
         make_plan(shipped={**shipped, "suites": {"data/pairs": []}, "baselines": ["bm2"]})
+    with pytest.raises(ConfigError, match="baselines names one twice"):
+        make_plan(shipped={**shipped, "suites": {"data/pairs": []}, "baselines": ["bm25", "bm25"]})
     plan = make_plan(shipped={**shipped, "suites": {"data/pairs": []}, "baselines": ["bm25"]})
-    assert "evaluate-bm25-beyond" not in make_graph(plan), "the study has scored it"
+    with pytest.raises(ConfigError, match="evaluation scores every task of shipped"):
+        make_graph(plan)
+
+
+def test_baselines_are_scored_on_what_the_study_does_not_score():
+    plan = load_plan(Path(__file__).parents[2] / "recipes" / "study" / "gemma-3-270m-small.yaml")
+    config = make_graph(plan)["evaluate-bm25-beyond"].config
+    assert set(config.suites) == {"reasoning", "passkey", "needle", "general", "long"}
+    assert (config.max_tokens, config.dtype, config.system) == (8192, "float32", "bm25")
+    suites = {"reasoning": ("reasonaug_eval_p2i", "theoremqa_q2q"), "general": ("stsb_test", "scifact"), "screen": ()}
+    wider = replace(plan.evaluation, suites={"general": (), "screen": ("theoremqa_q2q", "passkey-256")})
+    plan = replace(plan, evaluation=wider, shipped=replace(plan.shipped, suites=suites))
+    beyond = make_graph(plan)["evaluate-bm25-beyond"].config.suites
+    assert beyond["reasoning"] == ("reasonaug_eval_p2i",) and "general" not in beyond
+    assert {"passkey-512", "needle-256"} < set(beyond["screen"]) and "passkey-256" not in beyond["screen"]
 
 
 @pytest.mark.parametrize("setting", [{"dtype": "bfloat16"}, {"max_tokens": 9}, {"suites": {"data/finding": []}}])
@@ -193,8 +209,9 @@ def test_a_model_is_trained_on_before_it_is_shipped(copied, values, tmp_path, ca
     assert set(store.results_of("evaluate-tiny-diffusion-finding")) == {"finding"}
     assert make_graph(plan)["evaluate-tiny-diffusion-pairs"].config.max_tokens == 50
     # The comparison knows nothing of it: its steps and rows are not those of the arms.
-    systems = find(plan, store).systems
-    assert set(systems) == {"ar-cpt", "diffusion", "bi", "bm25"} and set(systems["bm25"][0]) == {"finding"}
+    found = find(plan, store)
+    assert set(found.systems) == {"ar-cpt", "diffusion", "bi", "bm25"}
+    assert [set(seed) for seed in found.systems["bm25"]] == [{"finding"}] and set(found.scores["bm25"]) == {"reasoning"}
     assert set(store.results_of("evaluate-bm25-beyond")) == {"other"}
     assert main(["study", "ship", "plan.yaml", "--out", "shipped"]) == 0
     assert capsys.readouterr().out.startswith("shipped/tiny-diffusion: from train-tiny-diffusion-2, rank 8, ")

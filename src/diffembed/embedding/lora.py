@@ -58,13 +58,17 @@ def join_lora(folders: Sequence[Path], out: Path, *, rank: int | None = None) ->
     """
     configs = [read_config(folder) for folder in folders]
     pairs = [_read_pairs(folder) for folder in folders]
-    for folder, other in zip(folders[1:], pairs[1:], strict=True):
-        if odd := sorted(other.keys() ^ pairs[0].keys()):
-            raise CheckpointError(f"{folder} and {folders[0]} do not change the same weights, first {odd[0]!r}")
+    for folder, config, other in zip(folders[1:], configs[1:], pairs[1:], strict=True):
+        odd = sorted(other.keys() ^ pairs[0].keys()) or [
+            name for name, pair in other.items() if _dimensions(pair) != _dimensions(pairs[0][name])
+        ]
+        if odd or bool(config.get("fan_in_fan_out")) != bool(configs[0].get("fan_in_fan_out")):
+            first = f", first {odd[0]!r}" if odd else ""
+            raise CheckpointError(f"{folder} and {folders[0]} do not change the same weights{first}")
     total = sum(config["r"] for config in configs)
     rank = total if rank is None else min(rank, total)
     if rank < total:
-        most, name = min((min(low_rD.shape[1], len(high_Dr)), name) for name, (low_rD, high_Dr) in pairs[0].items())
+        most, name = min((min(_dimensions(pair)), name) for name, pair in pairs[0].items())
         if rank > most:
             raise CheckpointError(f"rank {rank} is more than the {most} dimensions of {name}; join to {most} or less")
     joined: dict[str, Tensor] = {}
@@ -81,6 +85,11 @@ def join_lora(folders: Sequence[Path], out: Path, *, rank: int | None = None) ->
     out.mkdir(parents=True)
     save_file(joined, out / WEIGHTS, metadata={"format": "pt"})
     write_json(out / "adapter_config.json", {**configs[0], "r": rank, "lora_alpha": rank, "use_rslora": False})
+
+
+def _dimensions(pair: tuple[Tensor, Tensor]) -> tuple[int, int]:
+    """(in, out) of the weight that A [r, in] and B [out, r] change."""
+    return pair[0].shape[1], len(pair[1])
 
 
 def _nearest(low_rD: Tensor, high_Dr: Tensor, rank: int) -> tuple[Tensor, Tensor]:

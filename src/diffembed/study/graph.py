@@ -13,8 +13,9 @@ from typing import Any, Literal
 from diffembed.backbones.registry import Attention
 from diffembed.errors import ConfigError
 from diffembed.evaluation.results import slug
+from diffembed.evaluation.suites.named import SUITES
 from diffembed.provenance import choices, hash_config
-from diffembed.study.plan import StudyPlan
+from diffembed.study.plan import StudyPlan, task_names
 from diffembed.study.sections import Objective
 from diffembed.training.config import AdaptConfig, ModelConfig, ObjectiveConfig, RunConfig, TrainConfig
 
@@ -300,16 +301,19 @@ def _baselines(plan: StudyPlan) -> list[Node]:
 
 
 def _shipped_baselines(plan: StudyPlan) -> list[Node]:
-    """Baselines on those suites of shipped models whose tasks are not among the arms'."""
+    """Baselines on the tasks of shipped models that they are not scored on beside the arms."""
     shipped, evaluated = plan.shipped, plan.evaluation.suites
-    if shipped is None:
+    if shipped is None or not shipped.baselines:
         return []
-    known = {task for tasks in evaluated.values() for task in tasks}
+    known = {task for suite, tasks in evaluated.items() for task in (tasks or task_names(suite)) if suite in SUITES}
     beyond = {
-        suite: tasks
+        suite: tuple(task for task in (tasks or task_names(suite)) if task not in known) if suite in SUITES else tasks
         for suite, tasks in shipped.suites.items()
-        if evaluated.get(suite) != tasks and not (tasks and known.issuperset(tasks))
+        if evaluated.get(suite) != tasks
     }
+    beyond = {suite: tasks for suite, tasks in beyond.items() if tasks or suite not in SUITES}
+    if not beyond:
+        raise ConfigError("shipped.baselines has no effect: evaluation scores every task of shipped.suites")
     config = replace(_score(plan, beyond), max_tokens=shipped.max_tokens or plan.evaluation.max_tokens)
     return [
         Node(
@@ -320,7 +324,6 @@ def _shipped_baselines(plan: StudyPlan) -> list[Node]:
             is_further=True,
         )
         for system in shipped.baselines
-        if beyond
     ]
 
 

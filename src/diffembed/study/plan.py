@@ -226,7 +226,7 @@ def load_plan(path: Path | str, overrides: Sequence[str] = ()) -> StudyPlan:
     group_names(plan.evaluation.baselines)
     for place, suites, _ in _suites(plan):
         _refuse_namesakes(f"{path}: {place}", suites)
-    known = [task for suite, tasks in plan.evaluation.suites.items() for task in tasks or _task_names(suite)]
+    known = [task for suite, tasks in plan.evaluation.suites.items() for task in tasks or task_names(suite)]
     for skill, tasks in plan.primary.skills.items():
         for task in tasks:
             if task not in known and all(suite in SUITES for suite in plan.evaluation.suites):
@@ -291,9 +291,10 @@ def _check_suite(plan: StudyPlan, name: str, tasks: Sequence[str], purpose: str)
     # Choices on test data would make the report worthless; development data in it would be no test.
     require(suite.purpose == purpose, f"{name} is a {suite.purpose} suite; a {purpose} suite is needed here")
     for task in tasks:
-        if task not in _task_names(name):
-            raise UnknownNameError.of(f"task in suite {name!r}", task, _task_names(name))
+        if task not in task_names(name):
+            raise UnknownNameError.of(f"task in suite {name!r}", task, task_names(name))
 
 
-def _task_names(suite: str) -> tuple[str, ...]:
+def task_names(suite: str) -> tuple[str, ...]:
+    """All tasks of a named suite; none for a folder, which is not read here."""
     return tuple(spec.name for spec in SUITES[suite].tasks) if suite in SUITES else ()

@@ -230,6 +230,7 @@ class ShippedPlan:
             "suites, max_tokens and dtype have no effect without a stage in further: the arm's own scores are shown",
         )
         require(bool(self.suites) or not self.baselines, "baselines have no effect without suites of their own")
+        require(len(set(self.baselines)) == len(self.baselines), "baselines names one twice")
         require(self.max_tokens is None or self.max_tokens > 0, f"max_tokens is {self.max_tokens}; it must be positive")
         for name in self.models:
             require(

@@ -137,7 +137,7 @@ def _scores(
     return [
         Paragraph(
             "Points of 100 with 95 % intervals over queries; cut: documents that this model did not read to their end. "
-            f"\\*: trained on rows of the same kind. No setting was chosen on these sets. {name} was "
+            f"\\*: trained on rows of the same kind. {name} was "
             f"scored in {shipped.dtype or plan.dtype}."
         ),
         Table(["task", "measure", "cut", name, *others], rows),
