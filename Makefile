@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXTRAS := gemma,eval,train,index,ray,serve,reasonaug,dev
-PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+# Bytecode comes with a module's first import; compiling all of it beforehand takes a minute.
+PIP := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
 PYTEST := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
 # Data sets and converter fixtures are not part of the repository; tests that need them skip without them.

@@ -34,7 +34,7 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The `bin` folder of an environment that holds the wheel and what it depends on."""
     folder = tmp_path_factory.mktemp("empty") / "venv"
     python("-m", "venv", str(folder))
-    install = ["-m", "pip", "install", "--quiet", "--constraint", str(ROOT / "constraints.txt")]
+    install = ["-m", "pip", "install", "--quiet", "--no-compile", "--constraint", str(ROOT / "constraints.txt")]
     for what in ("torch", str(wheel)):
         python(*install, what, interpreter=folder / "bin" / "python")
     return folder / "bin"
