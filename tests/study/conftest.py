@@ -156,7 +156,8 @@ def make_plan(data):
     def make(**changes) -> StudyPlan:
         values = plan_values(data)
         for section, change in changes.items():
-            values[section] = {**values.get(section, {}), **change} if isinstance(change, dict) else change
+            whole = {**values.get(section, {}), **change} if isinstance(change, dict) else change
+            values[section] = {k: v for k, v in whole.items() if v is not None} if isinstance(whole, dict) else whole
         return make_config(StudyPlan, values)
 
     return make

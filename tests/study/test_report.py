@@ -14,6 +14,8 @@ from diffembed.evaluation.statistics.significance import Comparison, Interval, h
 from diffembed.study import findings as findings_module
 from diffembed.study.claims import judge
 from diffembed.study.findings import Findings, SkillTest, find
+from diffembed.study.graph import config_key, make_graph
+from diffembed.study.page import Paragraph, render_html, render_markdown
 from diffembed.study.report import write_study
 from diffembed.study.store import Store
 
@@ -77,6 +79,52 @@ def test_scores_on_another_version_of_a_task_are_not_compared(copied):
     assert find(plan, store).untested == (("reasoning", "bi"),)
 
 
+def test_seeds_that_were_scored_on_other_versions_of_a_task_have_no_mean(copied, make_plan):
+    _, store = copied
+    for kind in ("train", "evaluate"):
+        shutil.copytree(store.results / f"{kind}-bi-s0", store.results / f"{kind}-bi-s1", symlinks=True)
+    plan = make_plan(arms={"bi": {"attention": "bidirectional", "seeds": [0, 1]}})
+    graph = make_graph(plan)
+    keys = {name: config_key(graph, name) for name in ("train-bi-s1", "evaluate-bi-s1")}
+    for name, key in keys.items():
+        change(store.results / name / "node.json", config_key=key)
+    assert "reasoning" in find(plan, store).scores["bi"] and len(find(plan, store).systems["bi"]) == 2
+    folder = store.results / "evaluate-bi-s1" / "finding" / "finding"
+    result = load_result(folder)
+    values = {f"other {key}": value for key, value in result.per_query[result.main].items()}
+    save_result(folder, replace(result, task_hash="of other queries", per_query={result.main: values}))
+    assert "reasoning" not in find(plan, store).scores["bi"] and "general" in find(plan, store).scores["bi"]
+
+
+def test_an_option_of_the_family_that_is_new_is_no_change(copied, tmp_path, monkeypatch):
+    plan, store = copied
+    kept = json.loads((store.results / "family.json").read_text(encoding="utf-8"))
+    del kept["margin"]
+    (store.results / "family.json").write_text(json.dumps(kept), encoding="utf-8")
+    assert "was changed after" not in write(plan, store, tmp_path, monkeypatch)[0].decode()
+
+
+def test_a_curve_begins_at_the_arm_that_lacks_nothing_but_the_adaptation(copied, make_plan, tmp_path, monkeypatch):
+    _, store = copied
+
+    def first_row(plan):
+        text = write(plan, store, tmp_path, monkeypatch)[0].decode()
+        return text.partition("## Score against tokens of adaptation")[2].partition("| ---: |\n")[2].splitlines()[0]
+
+    curve = make_plan(curve={"arm": "diffusion", "at_steps": [2]})
+    scores = find(curve, store).scores["bi"]
+    assert first_row(curve).startswith(f"| 0 | {100 * scores['reasoning'].value:.1f} (")
+    # `bi` is open where `ar-cpt` is causal: it is no beginning of that.
+    assert first_row(make_plan(curve={"arm": "ar-cpt", "at_steps": [2]})) == "| 512 | - | - |"
+    shutil.rmtree(store.results / "evaluate-bi-s0")
+    assert first_row(curve) == "| 0 | - | - |"
+
+
+def test_a_star_is_a_star_on_both_pages():
+    blocks = [Paragraph("\\* in-domain, `a*b`")]
+    assert "\\* in-domain" in render_markdown(blocks) and "<p>* in-domain" in render_html(blocks, title="t")
+
+
 def change(path, **values):
     path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **values}), encoding="utf-8")
 
@@ -96,7 +144,7 @@ def test_what_sets_results_apart_is_said(copied, make_plan, tmp_path, monkeypatc
     text = write(other, store, tmp_path, monkeypatch)[0].decode()
     assert "Different code made the evaluate nodes: " in text and "-bi-s0; evaluate-bm25\n" in text
     assert "Not all read the same base weights of tiny-gemma3: " in text and "; train-bi-s0" in text
-    assert "**The primary family was changed after the first compute:** margin (family.json)." in text
+    assert "**The primary family was changed after the first result:** margin (family.json)." in text
     assert "check of an earlier plan" in text
 
 
@@ -188,6 +236,13 @@ def test_verdicts_follow_from_intervals_and_corrected_p_values(make_plan):
     assert wide["general"].verdict.startswith("is not shown here")
 
 
+@pytest.mark.parametrize(("num_seeds", "said"), [((1, 3), "one seed"), ((3, 5), "3 seeds, too few"), ((5, 5), "")])
+def test_few_seeds_are_said(make_plan, num_seeds, said):
+    test = replace(made("reasoning", "bi", 0.01, 0.03, 0.01), num_seeds=num_seeds)
+    (reason, *_) = verdicts(make_plan(), test)["reasoning"].reasons
+    assert (f"supports it; {said}" in reason) if said else reason.endswith("supports it")
+
+
 def test_redrawn_seeds_widen_the_interval_of_a_correlation(copied):
     _, store = copied
     one = store.results_of("evaluate-bi-s0")
@@ -243,6 +298,14 @@ def test_a_model_that_was_trained_again_needs_its_scores_again(copied):
     record = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps({**record, "key": "trained again"}), encoding="utf-8")
     assert set(find(plan, store).missing) == {"evaluate-bi-s0"}
+
+
+def test_weights_made_anew_need_their_scores_again_though_the_choices_are_the_same(copied):
+    """On another processor the same training gives other weights."""
+    plan, store = copied
+    change(store.results / "train-bi-s0" / "node.json", made={"model": "other weights"})
+    assert set(find(plan, store).missing) == {"evaluate-bi-s0"}
+    assert store.states(make_graph(plan))["evaluate-bi-s0"].about == "train-bi-s0 was run again"
 
 
 def test_records_hold_no_path_of_this_machine(whole):

@@ -1,13 +1,17 @@
 """A whole tiny study, and what of it runs again after an interruption or a change."""
 
+import itertools
 import json
 import shutil
+import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from diffembed.backbones.registry import MODELS
 from diffembed.embedding.embedder import Embedder
 from diffembed.errors import CheckpointError, ConfigError, InputError, UnknownNameError
 from diffembed.evaluation.results import load_result
@@ -16,7 +20,7 @@ from diffembed.study import execute as execute_module
 from diffembed.study import store as store_module
 from diffembed.study.graph import make_graph
 from diffembed.study.run import chosen_rates, node_rows, run_study
-from diffembed.study.store import Store
+from diffembed.study.store import Store, hash_inputs
 
 
 def names(plan, store, state):
@@ -141,6 +145,70 @@ def test_what_a_node_needs_comes_first(make_plan, store):
     assert names(plan, store, "done") == set()
 
 
+def test_minutes_end_a_node_and_the_next_run_takes_it_up(make_plan, store, monkeypatch):
+    plan, steps = make_plan(), []
+
+    def slow(store, graph, node, notify):
+        steps.append(node.name)
+        while len(steps) == 1:
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("diffembed.study.run.execute", slow)
+    monkeypatch.setattr("diffembed.study.run.require_clean", lambda *_: None)
+    monkeypatch.setattr("diffembed.study.run.keep_costs", lambda *_: None)
+    said = []
+    states = run_study(plan, store, max_minutes=0.002, notify=said.append)
+    assert steps == ["adapt-causal"] and states["adapt-causal"].name == "ready"
+    assert said == ["adapt-causal begins", "0.002 minutes are over; the same command goes on from here"]
+    with pytest.raises(KeyboardInterrupt):
+        run_study(plan, store)
+    assert steps == ["adapt-causal"] * 2
+
+
+def test_a_session_that_dies_has_counted_its_time(store, monkeypatch):
+    monkeypatch.setattr(execute_module, "CLOCK_S", 0.01)
+    with execute_module._Clock(store.runs / "adapt-causal" / "key"):
+        while (store.seconds_so_far("adapt-causal") or 0) < 0.2:
+            time.sleep(0.01)
+    with execute_module._Clock(store.runs / "adapt-causal" / "key") as clock:
+        assert clock.seconds > 0.2
+
+
+def test_weights_that_are_not_those_of_the_record_are_not_used(whole, data, tmp_path):
+    plan, done = whole
+    shutil.copytree(done.results.parents[1], tmp_path / "copy", symlinks=True)
+    store = Store("tiny", tmp_path / "copy")
+    (path,) = (store.results / "train-bi-s0").rglob("*.safetensors")
+    save_file({name: 3 * tensor for name, tensor in load_file(path).items()}, path, {"format": "pt"})
+    shutil.rmtree(store.results / "evaluate-bi-s0")
+    with pytest.raises(CheckpointError, match=r"weights in .*train-bi-s0.model are not those that node.json"):
+        run_study(plan, store, only=["evaluate-bi-s0"])
+
+
+def test_another_network_below_makes_everything_stale(whole, make_plan, data, monkeypatch):
+    _, store = whole
+    plan = make_plan()
+    monkeypatch.setitem(MODELS, "tiny-gemma3", replace(MODELS["tiny-gemma3"], sha256="f" * 64))
+    about = {row["node"]: row["about"] for row in node_rows(plan, store) if row["state"] == "stale"}
+    assert about["adapt-diffusion"] == about["train-bi-s0"] == "tiny-gemma3 changed"
+    assert set(make_graph(plan)) - set(about) == {"evaluate-bm25"}
+
+
+def test_a_folder_below_is_named_by_what_it_holds(make_plan, tmp_path):
+    folder = tmp_path / "network"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}", encoding="utf-8")
+    node = make_graph(make_plan(backbone=str(folder)))["train-bi-s0"]
+    first = hash_inputs(node)[str(folder)]
+    (folder / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}" + b"weights")
+    assert hash_inputs(node)[str(folder)] != first
+    shutil.rmtree(folder)
+    folder.mkdir()
+    (folder / "embedder.json").write_text("{}", encoding="utf-8")
+    assert hash_inputs(node)[str(folder)] not in (first, None)
+
+
 def test_contamination_is_asked_before_what_was_trained_is_scored(whole, data, tmp_path, monkeypatch):
     plan, done = whole
     shutil.copytree(done.results.parents[1], tmp_path / "copy", symlinks=True)
@@ -218,6 +286,28 @@ def test_the_learning_rate_with_the_best_development_score_is_taken(make_plan, m
     assert graph["train-diffusion-s0"].config.optimiser.learning_rate == 1e-3
     del scores["causal-0.1"]
     assert set(chosen_rates(plan, Stored("tiny"))) == {"bidirectional"}
+
+
+def test_learning_rates_are_tried_and_the_arms_wait_for_them(make_plan, store, data):
+    """Two values in one attention, for real: a probe is trained and scored like an arm."""
+    shutil.copytree(data / "finding", data / "dev" / "finding")
+    rates = {"values": [1e-3, 5e-3], "probes": {"bidirectional": "bi"}, "suites": {str(data / "dev" / "finding"): []}}
+    plan = make_plan(
+        learning_rates=rates,
+        adaptation=None,
+        fine_tuning={"optimiser": {"warmup_steps": 1}, "num_steps": 1},
+        arms={"diffusion": None, "ar-cpt": None, "bi": {"attention": "bidirectional"}, "last": {
+            "attention": "bidirectional", "pooling": "last", "control": "bi", "differs_in": ["pooling"]}},
+        primary={"subject": "last", "controls": ["bi"]},
+    )  # fmt: skip
+    assert names(plan, store, "waiting") == {
+        f"{kind}{name}" for kind, name in itertools.product(("train-", "evaluate-"), ("bi-s0", "last-s0"))
+    } | {f"evaluate-rate-bidirectional-{value}" for value in ("0.001", "0.005")}
+    run_study(plan, store, only=[name for name in make_graph(plan) if "-rate-" in name])
+    found = store.results_of("evaluate-rate-bidirectional-0.005")["finding"]
+    assert found.label == "evaluate-rate-bidirectional-0.005"
+    assert chosen_rates(plan, store)["bidirectional"] in (1e-3, 5e-3)
+    assert {"train-bi-s0", "train-last-s0"} <= names(plan, store, "ready")
 
 
 def test_contamination_stops_a_study_before_any_compute(make_plan, store, data, monkeypatch):

@@ -5,7 +5,7 @@ attention; each for the whole network and for ranges of its layers. Nothing is t
 network relies on (table 5 of arXiv 2505.15045 has the causal half of it). This module knows nothing of the disk.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +18,7 @@ from diffembed.evaluation.statistics.measures import spearman
 from diffembed.evaluation.statistics.significance import Comparison, Interval, compare_scores, compare_statistic, holm
 from diffembed.evaluation.systems.reading import read_embedder
 from diffembed.evaluation.systems.searching import DenseSystem
-from diffembed.evaluation.tasks import AnyTask
+from diffembed.evaluation.tasks import AnyTask, LabelTask
 
 DIRECTIONS: tuple[Direction, ...] = ("bidirectional", "causal", "anticausal")
 TRAINED = "as trained"
@@ -51,6 +51,11 @@ class DirectionRow:
     p_holm: float | None
     """Corrected for all variants on this task."""
     truncated_fraction: float | None
+
+
+def with_queries(tasks: Iterable[AnyTask]) -> list[AnyTask]:
+    """The tasks that can be compared: all but clustering, which has one value and none for each query."""
+    return [task for task in tasks if not (isinstance(task, LabelTask) and task.kind == "clustering")]
 
 
 def make_variants(num_layers: int, *, trained: Direction, num_ranges: int = 3) -> list[Variant]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from diffembed.analysis.attention_mass import BANDS, AttentionMass, measure_attention
-from diffembed.analysis.direction import DirectionRow, ablate_direction
+from diffembed.analysis.direction import DirectionRow, ablate_direction, with_queries
 from diffembed.analysis.direction_figures import draw_attention, draw_directions
 from diffembed.embedding.embedder import Embedder
 from diffembed.errors import ConfigError
@@ -67,9 +67,10 @@ def run_direction(
     """
     suite = find_suite(config.suite)
     settings = config.evaluate
-    found = list(read_tasks(suite, data=data, prompts=settings.prompts, counted_by=settings.counted_by,
-                            names=config.tasks, seed=settings.seed))  # fmt: skip
-    tasks = [task for task in found if not (isinstance(task, LabelTask) and task.kind == "clustering")]
+    tasks = with_queries(
+        read_tasks(suite, data=data, prompts=settings.prompts, counted_by=settings.counted_by, names=config.tasks,
+                   seed=settings.seed)
+    )  # fmt: skip
     folder = None if out is None else RunFolder(out, config).path
     spec = parse_system(config.model)
     embedder = Embedder.load(spec.model, attention=spec.attention, pooling=spec.pooling, dtype=settings.dtype)

@@ -5,6 +5,7 @@ Read `cost_blocks`. The last sections of the report, made like all of it from st
 
 import json
 from collections.abc import Sequence
+from dataclasses import fields
 
 from diffembed.provenance import to_plain
 from diffembed.study.contamination import contamination_key
@@ -12,6 +13,7 @@ from diffembed.study.cost import costs_key, predicted_share
 from diffembed.study.findings import Findings, marked
 from diffembed.study.page import Block, Heading, Items, Paragraph, Table
 from diffembed.study.run import chosen_rates
+from diffembed.study.sections import FamilyPlan
 from diffembed.study.store import FAMILY, Store
 from diffembed.training.config import AdaptConfig, TrainConfig
 
@@ -129,15 +131,17 @@ def _unlike(findings: Findings) -> list[str]:
 
 
 def family_blocks(findings: Findings, store: Store) -> list[Block]:
-    """A warning where the comparisons are not those that were kept before the first compute."""
+    """A warning where the comparisons are not those that were kept before the first result."""
     path = store.results / FAMILY
     if not path.is_file():
         return []
     before, now = json.loads(path.read_text(encoding="utf-8")), to_plain(findings.plan.primary)
-    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    # An option that did not exist then stood at what is its default now.
+    defaults = {field.name: to_plain(field.default) for field in fields(FamilyPlan)}
+    changed = sorted(key for key in now if before.get(key, defaults[key]) != now[key])
     if not changed:
         return []
-    return [Paragraph(f"**The primary family was changed after the first compute:** {', '.join(changed)} ({FAMILY}).")]
+    return [Paragraph(f"**The primary family was changed after the first result:** {', '.join(changed)} ({FAMILY}).")]
 
 
 def contamination_blocks(findings: Findings, store: Store) -> list[Block]:

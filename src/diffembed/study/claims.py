@@ -88,10 +88,10 @@ def _sentence(test: SkillTest, reading: str) -> str:
         "fails": "which speaks against it",
         "open": f"which allows anything from {_points(low)} to {_points(high)}",
     }[reading]
-    single = "; one seed, so another run of the same training may differ by more" if test.is_single else ""
+    caution = f"; {test.caution}" if test.caution else ""
     return (
         f"against {test.b}: {100 * interval.value:+.1f} points ({low:+.1f} to {high:+.1f}, "
-        f"Holm p {p_text(test.p_holm)}), {words}{single}"
+        f"Holm p {p_text(test.p_holm)}), {words}{caution}"
     )
 
 

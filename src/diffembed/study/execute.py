@@ -6,30 +6,31 @@ Read `execute`. Runs happen under `runs/` and resume themselves; what may be com
 import dataclasses
 import json
 import shutil
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from diffembed.embedding.checkpoint import CONFIG_FILE, load_config
-from diffembed.embedding.lora import ADAPTER, join_lora
-from diffembed.errors import ConfigError
+from diffembed.embedding.embedder import Embedder
 from diffembed.evaluation.results import save_result, slug
 from diffembed.evaluation.run import EvaluateConfig, Evaluation, evaluate
 from diffembed.evaluation.scoring import TaskResult
 from diffembed.evaluation.suites.named import find_suite
 from diffembed.evaluation.suites.reading import read_tasks
 from diffembed.evaluation.systems.vector_cache import vectors_folder
-from diffembed.evaluation.tasks import AnyTask, LabelTask
-from diffembed.provenance import atomic_folder, write_json
+from diffembed.provenance import atomic_file, write_json
 from diffembed.records import Encoder
 from diffembed.study.graph import Graph, Node, ScoreConfig
 from diffembed.study.plan import suite_name
-from diffembed.study.store import Store, link_adapters, narrow_adapters
+from diffembed.study.store import Store
+from diffembed.study.weights import join_adapters, link_adapters, load_scored, narrow_adapters
 from diffembed.training.config import AdaptConfig, TrainConfig
 
 KEPT_HITS = 10
 """Documents of a query that a stored result keeps; ids only."""
+CLOCK_S = 60.0
+"""Seconds between two writings of a node's time."""
 Notify = Callable[[str], None]
 
 
@@ -50,20 +51,35 @@ def execute(store: Store, graph: Graph, node: Node, notify: Notify) -> None:
 
 
 class _Clock:
-    """Wall time of a node over all its sessions, kept beside its run."""
+    """Wall time of a node over all its sessions, kept beside its run; one that is killed loses a minute of it."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder.parent / f"{folder.name}.seconds"
-        self.seconds = float(self.path.read_text()) if self.path.exists() else 0.0
+        self.before = float(self.path.read_text()) if self.path.exists() else 0.0
 
     def __enter__(self) -> "_Clock":
         self.started = time.perf_counter()
+        self.is_over = threading.Event()
+        self.writer = threading.Thread(target=self._write_often, daemon=True)
+        self.writer.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.seconds += time.perf_counter() - self.started
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(f"{self.seconds:.1f}")
+        self.is_over.set()
+        self.writer.join()
+        self._write()
+
+    @property
+    def seconds(self) -> float:
+        return self.before + time.perf_counter() - self.started
+
+    def _write_often(self) -> None:
+        while not self.is_over.wait(CLOCK_S):
+            self._write()
+
+    def _write(self) -> None:
+        with atomic_file(self.path) as part:
+            part.write_text(f"{self.seconds:.1f}")
 
 
 def _adapt(node: Node, config: AdaptConfig, folder: Path) -> Callable[[Path], Mapping[str, Any]]:
@@ -87,7 +103,8 @@ def _train(store: Store, node: Node, config: TrainConfig, folder: Path) -> Calla
     parent = None if node.parent is None else store.model(node)
     start = parent
     if parent is not None and node.joined_rank is not None:
-        start, parent = _joined(parent, folder.parent / f"{folder.name}.start", node.joined_rank), None
+        start = join_adapters(parent, folder.parent / f"{folder.name}.start", rank=node.joined_rank)
+        parent = None
     model = config.model if start is None else dataclasses.replace(config.model, name=str(start))
     run = dataclasses.replace(config.run, output=str(folder))
     report = train(dataclasses.replace(config, model=model, run=run))
@@ -98,18 +115,6 @@ def _train(store: Store, node: Node, config: TrainConfig, folder: Path) -> Calla
         return facts
 
     return write
-
-
-def _joined(model: Path, target: Path, rank: int) -> Path:
-    """A copy of a checkpoint whose adapters are one of the given rank."""
-    config = load_config(model)
-    if not config.adapters:
-        raise ConfigError(f"{model.parent.name} has no adapters to join; leave joined_rank out")
-    if not target.exists():
-        with atomic_folder(target) as part:
-            join_lora([model / adapter for adapter in config.adapters], part / ADAPTER, rank=rank)
-            write_json(part / CONFIG_FILE, dataclasses.replace(config, adapters=(ADAPTER,)).as_dict())
-    return target
 
 
 def _write_run(part: Path, folder: Path, report: dict[str, Any]) -> dict[str, Any]:
@@ -144,24 +149,18 @@ def _evaluate(
 
 
 def _direct(store: Store, node: Node, config: ScoreConfig, notify: Notify) -> Callable[[Path], Mapping[str, Any]]:
-    from diffembed.analysis.direction import ablate_direction
-    from diffembed.embedding.embedder import Embedder
+    from diffembed.analysis.direction import ablate_direction, with_queries
     from diffembed.evaluation.systems.recipes import limited
 
-    embedder = _embedder(store, node, config)
-    assert isinstance(embedder, Embedder)
-    settings, rows = _settings(config), []
+    embedder, settings, rows = _embedder(store, node, config), _settings(config), []
     for suite, names in config.suites.items():
         chosen = find_suite(suite_name(suite))
-        tasks: list[AnyTask] = [
-            task
-            for task in read_tasks(chosen, prompts=settings.prompts, counted_by=settings.counted_by, names=names,
-                                   seed=settings.seed)
-            if not (isinstance(task, LabelTask) and task.kind == "clustering")
-        ]  # fmt: skip
+        tasks = read_tasks(
+            chosen, prompts=settings.prompts, counted_by=settings.counted_by, names=names, seed=settings.seed
+        )
         rows += ablate_direction(
             limited(embedder, settings.limit(chosen)),
-            tasks,
+            with_queries(tasks),
             num_ranges=config.num_ranges or 1,
             cache_folder=vectors_folder(),
             seed=config.seed,
@@ -181,16 +180,11 @@ def _settings(config: ScoreConfig) -> EvaluateConfig:
     )
 
 
-def _embedder(store: Store, node: Node, config: ScoreConfig) -> Encoder:
-    """The parent's model under the node's own name, so that no path reaches a result."""
-    from diffembed.embedding.embedder import Embedder
-    from diffembed.evaluation.systems.recipes import with_limit
-
-    embedder = Embedder.load(str(store.model(node)), dtype=config.dtype)
-    # Training reads the beginnings of long texts, its model all of them; suites and the plan set their own limits.
-    embedder = with_limit(embedder, embedder.backbone.max_tokens)
-    embedder.name = node.arm if node.seed is None else f"{node.arm}-s{node.seed}"
-    return embedder
+def _embedder(store: Store, node: Node, config: ScoreConfig) -> Embedder:
+    """The parent's model under the node's own name."""
+    name = node.arm or node.name
+    name = name if node.seed is None else f"{name}-s{node.seed}"
+    return load_scored(store.model(node), dtype=config.dtype, name=name)
 
 
 def _without_tails(result: TaskResult) -> TaskResult:

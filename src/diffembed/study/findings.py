@@ -29,6 +29,9 @@ from diffembed.study.store import Store
 
 MARK = " \\*"
 """Behind the names of in-domain tasks, and of skills that hold one."""
+FEW_SEEDS = 5
+"""Redrawn, fewer cannot reach beyond their own extremes: with three seeds of a spread like that of the queries' mean
+an interval of 95 % covered 85 to 93 % of simulated truths."""
 NUM_REDRAWS = 1_000
 """Of a rank correlation, which is computed anew for each; means over queries take significance.NUM_RESAMPLES."""
 Floats = NDArray[np.float64]
@@ -50,8 +53,18 @@ class SkillTest:
     """Seeds of a and of b that have results."""
 
     @property
+    def caution(self) -> str:
+        """What the interval does not know of another run of the same training; empty with FEW_SEEDS or more."""
+        fewest = min(self.num_seeds)
+        if fewest == 1:
+            return "one seed, so another run of the same training may differ by more"
+        if fewest < FEW_SEEDS:
+            return f"{fewest} seeds, too few for an interval to be wide enough"
+        return ""
+
+    @property
     def is_single(self) -> bool:
-        """True where a side has one seed: its interval knows nothing of another run of the same training."""
+        """True where a side has one seed."""
         return min(self.num_seeds) == 1
 
 
@@ -87,7 +100,7 @@ def find(plan: StudyPlan, store: Store) -> Findings:
         name: {
             skill: score_skill(seeds, tasks, level=level, seed=plan.seed)
             for skill, tasks in skills.items()
-            if _has(seeds, tasks)
+            if _has(seeds, tasks) and _is_same(seeds, tasks)
         }
         for name, seeds in systems.items()
     }
@@ -163,9 +176,12 @@ def compare_skill(a: Seeds, b: Seeds, tasks: Sequence[str], *, pair_seeds: bool,
     return compare_tasks(sides[0], sides[1], pair_seeds=pair_seeds, level=level, seed=seed)
 
 
-def first_seed_score(findings: Findings, system: str, skill: str) -> Interval | None:
-    """A skill's score of the first seed that has results; None where there is none."""
-    seeds, family = findings.systems.get(system, ())[:1], findings.plan.primary
+def first_seed_score(findings: Findings, node: str, skill: str) -> Interval | None:
+    """A skill's score of the first evaluate node of a system; None where that node has no result."""
+    arm, family = findings.graph[node].arm, findings.plan.primary
+    if _nodes(findings.graph, arm, findings.records)[:1] != [findings.graph[node]]:
+        return None
+    seeds = findings.systems[arm][:1]
     if not _has(seeds, family.skills[skill]):
         return None
     return score_skill(seeds, family.skills[skill], level=family.level, seed=findings.plan.seed)

@@ -25,10 +25,10 @@ FURTHER_SEED = 1_000
 PLACE = "-"
 """Stands in a config for the folder of the run, which is no part of what it computes."""
 CODE: Mapping[Kind, tuple[str, ...]] = {
-    "adapt": ("diffembed.training.adapt",),
-    "train": ("diffembed.training.contrast",),
-    "evaluate": ("diffembed.evaluation.run",),
-    "direction": ("diffembed.analysis.direction", "diffembed.evaluation.run"),
+    "adapt": ("diffembed.training.adapt", "diffembed.study.weights"),
+    "train": ("diffembed.training.contrast", "diffembed.study.weights"),
+    "evaluate": ("diffembed.evaluation.run", "diffembed.study.weights"),
+    "direction": ("diffembed.analysis.direction", "diffembed.evaluation.run", "diffembed.study.weights"),
 }
 """Kind -> modules whose code makes the result."""
 

@@ -23,7 +23,7 @@ class Heading:
 
 @dataclass(frozen=True, slots=True)
 class Paragraph:
-    """Running text; `code` and **bold** are understood."""
+    """Running text; `code`, **bold** and a star behind a backslash are understood, here and in all other text."""
 
     text: str
 
@@ -87,4 +87,5 @@ def _html(block: Block) -> str:
 
 
 def _inline(text: str) -> str:
-    return _BOLD.sub(r"<strong>\1</strong>", _CODE.sub(r"<code>\1</code>", escape(text, quote=False)))
+    marked = _BOLD.sub(r"<strong>\1</strong>", _CODE.sub(r"<code>\1</code>", escape(text, quote=False)))
+    return marked.replace("\\*", "*")

@@ -82,7 +82,7 @@ def _what_it_is(plan: StudyPlan) -> str:
         )
     once = " Seeds repeat the fine-tuning; each objective was adapted once, and no interval knows what another run of "
     return (
-        f"This study is small and controlled: one network ({plan.backbone}), {adapted}{made}"
+        f"This study is small and controlled: one network ({backbones[0]}), {adapted}{made}"
         + (f"{once}it would give." if plan.objectives else "")
         + " It tests the *objective* at the scale of low-rank adapters, not 580 billion tokens of diffusion "
         "pre-training as the 7B models of arXiv 2505.15045 had; a difference that is absent here may still come with "
@@ -274,22 +274,29 @@ def _curve(findings: Findings) -> list[Block]:
     curve, plan = findings.plan.curve, findings.plan
     if curve is None or plan.adaptation is None:
         return []
-    skills = list(plan.primary.skills)
-    points = [(0, "bi" if plan.arms.get("bi") else "")]
-    points += [(step, f"{curve.arm}@{step}") for step in curve.at_steps] + [(plan.adaptation.num_steps, curve.arm)]
+    skills, seed = list(plan.primary.skills), plan.arms[curve.arm].seeds[0]
+    end = f"evaluate-{curve.arm}-s{seed}"
+    points = [(step, f"evaluate-{curve.arm}@{step}") for step in curve.at_steps] + [(plan.adaptation.num_steps, end)]
+    if (start := f"evaluate-{_unadapted(plan, curve.arm)}-s{seed}") in findings.graph:
+        points.insert(0, (0, start))
     rows = [
         [
             f"{step * plan.adaptation.step_tokens:,}",
-            *(_score(first_seed_score(findings, name, skill)) for skill in skills),
+            *(_score(first_seed_score(findings, node, skill)) for skill in skills),
         ]
-        for step, name in points
-        if name
+        for step, node in points
     ]
     return [
         Heading("Score against tokens of adaptation"),
         Paragraph(f"`{curve.arm}`, fine-tuned alike from earlier states of its adaptation, first seed. Exploratory."),
         Table(["tokens", *skills], rows),
     ]
+
+
+def _unadapted(plan: StudyPlan, arm: str) -> str | None:
+    """The arm that differs from another in nothing but that it has no adaptation."""
+    wanted = {**plan.factors(arm), "objective": "none"}
+    return next((name for name in plan.arms if plan.factors(name) == wanted), None)
 
 
 def _exploratory(findings: Findings) -> list[Block]:

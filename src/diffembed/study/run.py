@@ -65,11 +65,11 @@ def run_study(
         while (name := _next(store, graph, only, tried)) is not None:
             tried.add(name)
             node = graph[name]
+            keep_family(plan, store)
             # A baseline is trained on nothing of the plan.
             if not is_checked and not (node.kind == "evaluate" and node.parent is None):
                 require_clean(plan, store, notify)
                 keep_costs(plan, store.results)
-                keep_family(plan, store)
                 is_checked = True
             with store.lock(name) as is_ours, _limited(deadline):
                 # Another process may have finished the node between the look and the lock.
@@ -87,7 +87,7 @@ def run_study(
 
 
 def keep_family(plan: StudyPlan, store: Store) -> None:
-    """Writes family.json before the first compute, so that a report can tell whether the comparisons stayed."""
+    """Writes family.json before the first result, so that a report can tell whether the comparisons stayed."""
     path = store.results / FAMILY
     if not path.is_file():
         write_json(path, plan.primary)

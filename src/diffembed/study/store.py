@@ -7,7 +7,6 @@ and everything large stay under `runs/`. Knows nothing of how a node is computed
 import contextlib
 import fcntl
 import json
-import os
 import re
 import shutil
 import time
@@ -29,6 +28,7 @@ from diffembed.evaluation.suites.reading import HAY_FILE, data_folder, find_plac
 from diffembed.provenance import atomic_folder, environment, hash_config, hash_file, hash_text, write_json
 from diffembed.study.graph import CODE, Graph, Node, ScoreConfig, config_key
 from diffembed.study.plan import suite_name
+from diffembed.study.weights import hash_weights
 from diffembed.training.config import AdaptConfig, TrainConfig
 from diffembed.training.settings import resolve_path
 
@@ -100,7 +100,7 @@ class Store:
         if inputs is not None and inputs != record["inputs"]:
             changed = sorted(k for k in inputs.keys() | record["inputs"] if inputs.get(k) != record["inputs"].get(k))
             return f"{', '.join(changed)} changed"
-        if node.parent is not None and record["parent_key"] != (self.record(node.parent) or {}).get("key"):
+        if node.parent is not None and not _comes_from(record, self.record(node.parent), node.weights):
             return f"{node.parent} was run again"
         return ""
 
@@ -111,8 +111,7 @@ class Store:
             return False
         if parent is None:
             return True
-        before = self.record(parent)
-        return before is not None and record["parent_key"] == before["key"] and self.is_current(graph, parent)
+        return _comes_from(record, self.record(parent), graph[name].weights) and self.is_current(graph, parent)
 
     def key(self, graph: Graph, node: Node) -> dict[str, Any]:
         """What a result made now would depend on, and the hash of it."""
@@ -125,6 +124,7 @@ class Store:
             "code_key": hash_code(*CODE[node.kind]),
             "inputs": inputs,
             "parent_key": None if parent is None else parent["key"],
+            "parent_made": None if parent is None else parent["made"].get(node.weights),
         }
         return {**facts, "key": hash_config(facts)}
 
@@ -133,23 +133,27 @@ class Store:
         return self.runs / node.name / hash_config([key["key"], node.config])
 
     def model(self, node: Node) -> Path:
-        """The folder of weights that a node starts from."""
+        """The folder of weights that a node starts from. Raises CheckpointError as `weights` does."""
         assert node.parent is not None
-        folder = self.results / node.parent / node.weights
-        if not self.has_weights(node):
+        return self.weights(node.parent, node.weights)
+
+    def weights(self, name: str, model: str = "model") -> Path:
+        """A folder of weights that a node made. Raises CheckpointError where they are not here, or are others."""
+        folder = self.results / name / model
+        if not _is_whole(folder):
             raise CheckpointError(
-                f"the weights of {node.parent} are not in {folder}; remove {folder.parent} to have it run again"
+                f"the weights of {name} are not in {folder}; remove {folder.parent} to have it run again"
+            )
+        if hash_weights(folder) != (self.record(name) or {"made": {}})["made"].get(model):
+            raise CheckpointError(
+                f"the weights in {folder} are not those that {RECORD} beside them speaks of and that were scored; "
+                f"restore them, or remove {folder.parent} to have it run again with all that follows"
             )
         return folder
 
     def has_weights(self, node: Node) -> bool:
         """Whether the weights a node starts from are on this machine: not all are committed, nor kept at each step."""
-        if node.parent is None:
-            return True
-        folder = self.results / node.parent / node.weights
-        if not (folder / CONFIG_FILE).is_file():
-            return False
-        return all((folder / adapter / WEIGHTS).is_file() for adapter in load_config(folder).adapters)
+        return node.parent is None or _is_whole(self.results / node.parent / node.weights)
 
     def seconds_so_far(self, name: str) -> float | None:
         """Time spent on the newest run of a node that is not finished; None where none began."""
@@ -161,15 +165,19 @@ class Store:
     ) -> None:
         """Puts a node's result in its place: `write` fills a folder and returns facts for the record."""
         place = self.results / node.name
-        aside = self.results / f".{node.name}.new"
+        aside, before = (self.results / f".{node.name}.{what}" for what in ("new", "old"))
         shutil.rmtree(aside, ignore_errors=True)
         with atomic_folder(aside) as part:
             facts = write(part)
-            record = {"node": node.name, "kind": node.kind, **key, "seconds": round(seconds, 1), **facts,
+            made = {model.name: hash_weights(model) for model in sorted(part.glob("model*"))}
+            record = {"node": node.name, "kind": node.kind, **key, "made": made, "seconds": round(seconds, 1), **facts,
                       "environment": environment()}  # fmt: skip
             write_json(part / RECORD, record)
-        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(before, ignore_errors=True)
+        if place.exists():
+            place.rename(before)
         aside.rename(place)
+        shutil.rmtree(before, ignore_errors=True)
 
     def results_of(self, name: str) -> dict[str, TaskResult]:
         """Task -> result of an evaluate node."""
@@ -221,15 +229,31 @@ class Store:
             yield True
 
 
+def _comes_from(record: Mapping[str, Any], parent: Mapping[str, Any] | None, model: str) -> bool:
+    """Whether a result was made from the parent's as it is now: the same choices, and the same weights."""
+    if parent is None:
+        return False
+    return bool(record["parent_key"] == parent["key"] and record["parent_made"] == parent["made"].get(model))
+
+
+def _is_whole(model: Path) -> bool:
+    if not (model / CONFIG_FILE).is_file():
+        return False
+    return all((model / adapter / WEIGHTS).is_file() for adapter in load_config(model).adapters)
+
+
 def _by_number(path: Path) -> list[str]:
     """Names in order, and needle-256 before needle-1024."""
     return [part.zfill(9) if part.isdigit() else part for part in re.split(r"(\d+)", str(path))]
 
 
 def hash_inputs(node: Node) -> dict[str, str] | None:
-    """Name as in the plan -> hash of every file and folder a node reads; None where one is not on this machine."""
+    """Name as in the plan -> hash of all that a node reads: files, folders, and the weights below its adapters.
+
+    None where one is not on this machine.
+    """
     try:
-        return {name: hash_path(path) for name, path in _inputs(node)}
+        return {name: hash_path(path) for name, path in _inputs(node)} | dict(_base_weights(node))
     except (ConfigError, InputError, UnknownNameError, FileNotFoundError):
         return None
 
@@ -253,8 +277,33 @@ def _inputs(node: Node) -> Iterator[tuple[str, Path]]:
         yield from _task_files(config)
 
 
+def _base_weights(node: Node) -> Iterator[tuple[str, str]]:
+    """Name and hash of the network that a node starts from where its parent does not say; of the hub, its revision.
+
+    Weights that the code draws itself, and those of a name or a hub id that pins nothing, have none: what was read of
+    them stands in the record of the run.
+    """
+    if node.parent is not None:
+        return
+    config = node.config
+    name = _system_name(config) if isinstance(config, ScoreConfig) else config.model.name
+    spec = MODELS.get(name)
+    if spec is not None and (pinned := spec.sha256 or spec.revision):
+        yield name, pinned[:16]
+    elif spec is None and name and (folder := resolve_path(name)).is_dir():
+        from diffembed.backbones.loading import fingerprint
+
+        is_network = (folder / "config.json").is_file()
+        yield name, fingerprint(folder)[:16] if is_network else hash_path(folder)
+
+
+def _system_name(config: ScoreConfig) -> str:
+    """`gemma-3-270m` of `gemma-3-270m:causal:mean`; empty where the model of the node before is scored."""
+    return (config.system or "").rpartition("@")[2].partition(":")[0]
+
+
 def _task_files(config: ScoreConfig) -> Iterator[tuple[str, Path]]:
-    name = (config.system or "").rpartition("@")[2].partition(":")[0]
+    name = _system_name(config)
     shipped = checkpoint_folder(name) if name in MODELS else None
     if shipped is not None:
         # Unlike other names, it stands for other weights after each `study ship`.
@@ -284,26 +333,3 @@ def hash_path(path: Path) -> str:
 @cache
 def _hash_file(path: str, size: int, changed_ns: int) -> str:
     return hash_file(path)[:16]
-
-
-def narrow_adapters(folder: Path) -> None:
-    """Turns every adapter below a folder into bfloat16, in which it is kept, scored and built upon."""
-    import torch
-    from safetensors.torch import load_file, save_file
-
-    for path in sorted(folder.glob("*/adapter-*/adapter_model.safetensors")):
-        tensors = load_file(path)
-        if any(tensor.dtype != torch.bfloat16 for tensor in tensors.values()):
-            save_file({name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}, path, {"format": "pt"})
-
-
-def link_adapters(model: Path, parent: Path | None, final: Path) -> None:
-    """Replaces adapters that `model` shares with its parent's model by links to them, for it will stand at `final`."""
-    if parent is None:
-        return
-    for adapter in sorted(parent.glob("adapter-*")):
-        twin = model / adapter.name
-        weights = "adapter_model.safetensors"
-        if twin.is_dir() and hash_file(twin / weights) == hash_file(adapter / weights):
-            shutil.rmtree(twin)
-            twin.symlink_to(os.path.relpath(adapter.resolve(), final.resolve()), target_is_directory=True)
