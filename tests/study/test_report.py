@@ -202,6 +202,25 @@ def test_an_arm_outside_the_family_is_compared_once_and_not_corrected(whole):
     assert all(test.p_holm is None for test in found.exploratory)
 
 
+def test_a_skill_of_several_kinds_is_taken_apart(copied, make_plan, tmp_path, monkeypatch):
+    _, store = copied
+    for arm in ("diffusion", "bi", "ar-cpt"):
+        folder = store.results / f"evaluate-{arm}-s0" / "finding"
+        result = load_result(folder / "finding")
+        for length in (256, 512):
+            save_result(folder / f"needle-{length}", replace(result, task=f"needle-{length}"))
+    plan = make_plan(primary={"skills": {"long": ["finding", "needle-256", "needle-512"], "general": ["pairs"]}})
+    found = find(plan, store)
+    assert {test.skill: test.tasks for test in found.by_kind} == {
+        "long: finding": ("finding",),
+        "long: needle": ("needle-256", "needle-512"),
+    }
+    pairs = [(test.a, test.b) for test in found.by_kind if test.skill == "long: needle"]
+    assert pairs == [("diffusion", "ar-cpt"), ("diffusion", "bi")]
+    assert all(test.p_holm is None for test in found.by_kind)
+    assert "\n## Skills taken apart\n" in write(plan, store, tmp_path, monkeypatch)[0].decode()
+
+
 def test_results_of_another_plan_are_not_reported(copied, make_plan):
     _, store = copied
     other = make_plan(arms={"bi": {"attention": "bidirectional", "pooling": "last"}})
@@ -211,12 +230,14 @@ def test_results_of_another_plan_are_not_reported(copied, make_plan):
 def made(skill, b, low, high, p_holm):
     interval = Interval(value=(low + high) / 2, low=low, high=high)
     comparison = Comparison(difference=interval, p_value=p_holm, num_queries=9, num_better=5, num_worse=4)
-    return SkillTest(skill=skill, a="diffusion", b=b, comparison=comparison, p_holm=p_holm, num_seeds=(3, 3))
+    return SkillTest(
+        skill=skill, tasks=("finding",), a="diffusion", b=b, comparison=comparison, p_holm=p_holm, num_seeds=(3, 3)
+    )
 
 
 def verdicts(plan, *tests, untested=()):
     found = Findings(plan=plan, graph={}, records={}, missing=(), systems={}, scores={}, primary=tests,
-                     untested=untested, exploratory=(), directions={})  # fmt: skip
+                     untested=untested, exploratory=(), by_kind=(), directions={})  # fmt: skip
     return {verdict.skill: verdict for verdict in judge(found)}
 
 

@@ -3,6 +3,7 @@
 Read `find`. Only per-query values on disk are read; nothing is encoded or trained, and every draw is seeded.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +45,9 @@ class SkillTest:
     """One arm minus another on one skill."""
 
     skill: str
+    """Of the plan; `skill: kind` for some of its tasks."""
+    tasks: tuple[str, ...]
+    """What was measured."""
     a: str
     b: str
     comparison: Comparison
@@ -86,6 +90,8 @@ class Findings:
     untested: tuple[tuple[str, str], ...]
     """(skill, control) of the family without results on the same tasks; they count as p = 1 in the correction."""
     exploratory: tuple[SkillTest, ...]
+    by_kind: tuple[SkillTest, ...]
+    """The same pairs of arms on each kind of task of a skill that mixes several."""
     directions: Mapping[str, Sequence[Mapping[str, Any]]]
     """Arm -> rows of its direction table."""
 
@@ -105,8 +111,7 @@ def find(plan: StudyPlan, store: Store) -> Findings:
         for name, seeds in systems.items()
     }
 
-    def compare(skill: str, a: str, b: str) -> Comparison | None:
-        tasks = skills[skill]
+    def compare(tasks: Sequence[str], a: str, b: str) -> Comparison | None:
         sides = [systems.get(name, ()) for name in (a, b)]
         if not (all(_has(side, tasks) for side in sides) and _is_same([*sides[0], *sides[1]], tasks)):
             return None
@@ -114,27 +119,44 @@ def find(plan: StudyPlan, store: Store) -> Findings:
         is_paired = [n.seed for n in _nodes(graph, a, current)] == [n.seed for n in _nodes(graph, b, current)]
         return compare_skill(systems[a], systems[b], tasks, pair_seeds=is_paired, level=level, seed=plan.seed)
 
-    def test(skill: str, a: str, b: str, found: Comparison, p_holm: float | None) -> SkillTest:
+    def test(name: str, tasks: Sequence[str], a: str, b: str, found: Comparison, p_holm: float | None) -> SkillTest:
         counts = (len(systems[a]), len(systems[b]))
-        return SkillTest(skill=skill, a=a, b=b, comparison=found, p_holm=p_holm, num_seeds=counts)
+        return SkillTest(
+            skill=name, tasks=tuple(tasks), a=a, b=b, comparison=found, p_holm=p_holm, num_seeds=counts
+        )  # fmt: skip
+
+    def explore(asked: Mapping[str, Sequence[str]], pairs: Iterable[tuple[str, str]]) -> tuple[SkillTest, ...]:
+        return tuple(
+            test(name, tasks, a, b, found, None)
+            for a, b in pairs
+            for name, tasks in asked.items()
+            if (found := compare(tasks, a, b)) is not None
+        )
 
     subject = plan.primary.subject
     family = {
-        (skill, control): compare(skill, subject, control) for skill in skills for control in plan.primary.controls
+        (skill, control): compare(skills[skill], subject, control)
+        for skill in skills
+        for control in plan.primary.controls
     }
     p_values = {"\0".join(key): 1.0 if found is None else found.p_value for key, found in family.items()}
     corrected = holm(p_values)
     others = [
-        (skill, name, arm.control)
+        (name, arm.control)
         for name, arm in plan.arms.items()
         if name != subject and arm.control is not None and arm.control != subject
-        for skill in skills
     ]
     beside = [
         name for name in (*plan.arms, *plan.evaluation.baselines) if name not in (subject, *plan.primary.controls)
     ]
-    others += [(skill, subject, name) for name in beside for skill in skills]
-    exploratory = [(key, found) for key in others if (found := compare(*key)) is not None]
+    pairs = [*((subject, control) for control in plan.primary.controls), *others]
+    pairs += [(subject, name) for name in beside if name in plan.arms]
+    kinds = {
+        f"{skill}: {kind}": some
+        for skill, tasks in skills.items()
+        for kind, some in _kinds(tasks).items()
+        if some != list(tasks)
+    }
     return Findings(
         plan=plan,
         graph=graph,
@@ -143,18 +165,27 @@ def find(plan: StudyPlan, store: Store) -> Findings:
         systems=systems,
         scores=scores,
         primary=tuple(
-            test(skill, subject, control, found, corrected[f"{skill}\0{control}"])
+            test(skill, skills[skill], subject, control, found, corrected[f"{skill}\0{control}"])
             for (skill, control), found in family.items()
             if found is not None
         ),
         untested=tuple(key for key, found in family.items() if found is None),
-        exploratory=tuple(test(skill, a, b, found, None) for (skill, a, b), found in exploratory),
+        exploratory=explore(skills, [*others, *((subject, name) for name in beside)]),
+        by_kind=tuple(sorted(explore(kinds, pairs), key=lambda one: list(kinds).index(one.skill))),
         directions={
             node.arm: store.directions_of(name)
             for name, node in graph.items()
             if node.kind == "direction" and name in current
         },
     )
+
+
+def _kinds(tasks: Sequence[str]) -> dict[str, list[str]]:
+    """Tasks of which only the length of the documents differs, together: needle -> needle-256, needle-512."""
+    kinds: dict[str, list[str]] = {}
+    for task in tasks:
+        kinds.setdefault(re.sub(r"-\d+$", "", task), []).append(task)
+    return kinds
 
 
 def score_skill(seeds: Seeds, tasks: Sequence[str], *, level: float, seed: int) -> Interval:

@@ -3,6 +3,7 @@
 Read `write_study`, then `make_blocks`. Every number and every verdict follows from `findings` and `claims`.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from diffembed.evaluation.statistics.significance import Interval
@@ -130,9 +131,8 @@ def _measured_on(findings: Findings, skill: str) -> str:
     return f"Measured on {', '.join(tasks)}{note}."
 
 
-def _marked_skill(findings: Findings, skill: str) -> str:
-    plan = findings.plan
-    return skill + (MARK if any(is_in_domain(task, plan.row_sets) for task in plan.primary.skills[skill]) else "")
+def _marked_skill(plan: StudyPlan, skill: str, tasks: Sequence[str]) -> str:
+    return skill + (MARK if any(is_in_domain(task, plan.row_sets) for task in tasks) else "")
 
 
 def _primary(findings: Findings) -> list[Block]:
@@ -170,7 +170,7 @@ def _test_columns(level: float) -> list[str]:
 def _test_row(findings: Findings, test: SkillTest) -> list[str]:
     interval = test.comparison.difference
     return [
-        _marked_skill(findings, test.skill),
+        _marked_skill(findings.plan, test.skill, test.tasks),
         f"{test.a} - {test.b}" + (SINGLE if test.is_single else ""),
         _factors(findings.plan, test.a, test.b),
         f"{100 * interval.value:+.1f}",
@@ -187,7 +187,7 @@ def _systems(findings: Findings) -> list[Block]:
     for name, seeds in findings.systems.items():
         by_skill = findings.scores[name]
         rows.append([name, str(len(seeds)), *(_score(by_skill.get(skill)) for skill in skills)])
-    columns = [_marked_skill(findings, skill) for skill in skills]
+    columns = [_marked_skill(findings.plan, *of) for of in findings.plan.primary.skills.items()]
     return [
         Heading("Every system"),
         Paragraph(
@@ -300,16 +300,21 @@ def _unadapted(plan: StudyPlan, arm: str) -> str | None:
 
 
 def _exploratory(findings: Findings) -> list[Block]:
-    if not findings.exploratory:
-        return []
-    return [
-        Heading("Exploratory comparisons"),
-        Paragraph("Not fixed in advance and not corrected: leads to follow, not findings."),
-        Table(
-            _test_columns(findings.plan.primary.level),
-            [_test_row(findings, test) for test in findings.exploratory],
-        ),
-    ]
+    columns = _test_columns(findings.plan.primary.level)
+    blocks: list[Block] = []
+    if findings.exploratory:
+        blocks += [
+            Heading("Exploratory comparisons"),
+            Paragraph("Not fixed in advance and not corrected: leads to follow, not findings."),
+            Table(columns, [_test_row(findings, test) for test in findings.exploratory]),
+        ]
+    if findings.by_kind:
+        blocks += [
+            Heading("Skills taken apart"),
+            Paragraph("The kinds of tasks that a skill averages, each alone; exploratory too."),
+            Table(columns, [_test_row(findings, test) for test in findings.by_kind]),
+        ]
+    return blocks
 
 
 def _score(interval: Interval | None) -> str:
