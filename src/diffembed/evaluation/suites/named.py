@@ -95,7 +95,8 @@ _INSTRUCTION = (
     _folder("debtags_instruct_eval", kin=("debtags_instruct_train",), shares_documents=True),
     _folder("scifact_stance_eval", kin=_SCIFACT, shares_documents=True),
 )
-_STSB = _folder("stsb_test", "eval/sts/stsb_test.tsv")
+# Both hold captions of photographs.
+_STSB = _folder("stsb_test", "eval/sts/stsb_test.tsv", kin=("nli_counterfactual",))
 _GENERAL = (
     _folder("scifact", kin=_SCIFACT, shares_documents=True),
     _folder("nq_qed", kin=("nq_qed",)),
