@@ -15,8 +15,9 @@ from diffembed.cli import main
 from diffembed.embedding import checkpoint
 from diffembed.embedding.embedder import Embedder
 from diffembed.embedding.lora import WEIGHTS, read_config
-from diffembed.errors import CheckpointError, ConfigError, DiffEmbedError
+from diffembed.errors import CheckpointError, ConfigError, DiffEmbedError, InputError
 from diffembed.study import ship as ship_module
+from diffembed.study.contamination import require_clean
 from diffembed.study.findings import find
 from diffembed.study.graph import ancestors, config_key, make_graph
 from diffembed.study.plan import load_plan
@@ -80,6 +81,9 @@ def test_the_card_says_what_the_results_say(copied, tmp_path):
     assert f"{100 * interval.value:.1f} ({100 * interval.low:.1f} to {100 * interval.high:.1f})" in row
     assert f"{100 * bm25.value:.1f}" in row
     assert ("Scores below bm25 on finding." in card) == (bm25.value > result.value)
+    limit = f"{result.documents.max_tokens:,}"
+    assert f"Tokens at which texts are cut: tiny-diffusion {limit}; tiny-ar {limit}; bm25 none.\n" in card
+    assert "gold documents" not in card
     assert "- Knows twelve words.\n- Fine-tuned on texts of at most 64 tokens" in card
     assert (folder / "NOTICE").read_text(encoding="utf-8") == "Pass this on.\n"
     assert "masked diffusion" in card and "| rows | - | CC0-1.0 |" in card and "| text | public domain |" in card
@@ -113,6 +117,46 @@ def test_a_plan_that_cannot_ship_is_refused_and_older_models_stay(copied, tmp_pa
     with pytest.raises(CheckpointError, match="tiny-ar comes from train-ar-cpt-s0, which has no result"):
         ship(plan, store, tmp_path / "shipped")
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "shipped").rglob("*")} == before
+
+
+def test_what_was_not_compared_or_has_seen_its_tests_is_not_shipped(copied, data, tmp_path):
+    plan, store = copied
+    path = store.results / "contamination.json"
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**stored, "plan_key": "of another plan"}), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"contamination\.json is of another plan.*diffembed study run PLAN"):
+        ship(plan, store, tmp_path / "shipped")
+    path.write_text("{", encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"contamination\.json is damaged"):
+        ship(plan, store, tmp_path / "shipped")
+    path.unlink()
+    with pytest.raises(CheckpointError, match=r"contamination\.json is missing.*contamination\.require_clean"):
+        ship(plan, store, tmp_path / "shipped")
+    require_clean(plan, store, print)
+    assert len(ship(plan, store, tmp_path / "shipped")) == 2
+    query = json.loads((data / "finding" / "queries.jsonl").read_text(encoding="utf-8").splitlines()[0])["text"]
+    with (data / "rows.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"query": query, "positive": "something", "negatives": ["else"]}) + "\n")
+    with pytest.raises(InputError, match="query q0 of finding in rows/"):
+        require_clean(plan, store, print)
+    with pytest.raises(InputError, match="training has seen what is tested: query q0 of finding in rows/"):
+        ship(plan, store, tmp_path / "shipped")
+
+
+def test_the_card_counts_shared_documents_and_nothing_else(copied, tmp_path):
+    plan, store = copied
+    path = store.results / "contamination.json"
+    finding = {"kind": "gold document", "task": "finding", "place": "rows/r1", "cover": 1.0, "is_allowed": True}
+    findings = [
+        {**finding, "test_id": "d1"},
+        {**finding, "test_id": "d2"},
+        {**finding, "test_id": "q", "kind": "query"},
+    ]
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**stored, "findings": findings}), encoding="utf-8")
+    (shipped, _) = ship(plan, store, tmp_path / "shipped")
+    card = (shipped.folder / "README.md").read_text(encoding="utf-8")
+    assert "- 2 gold documents of finding stand in the training data too, without their queries.\n" in card
 
 
 @pytest.mark.parametrize(
@@ -216,7 +260,7 @@ def test_a_model_is_trained_on_before_it_is_shipped(copied, values, tmp_path, ca
     assert main(["study", "ship", "plan.yaml", "--out", "shipped"]) == 0
     assert capsys.readouterr().out.startswith("shipped/tiny-diffusion: from train-tiny-diffusion-2, rank 8, ")
     card = (tmp_path / "shipped" / "tiny-diffusion" / "README.md").read_text(encoding="utf-8")
-    assert "tiny-diffusion was scored in bfloat16." in card
+    assert "scored in bfloat16. Tokens at which texts are cut: tiny-diffusion 50; bm25 none." in card
     bm25 = f"{100 * store.results_of('evaluate-bm25-beyond')['other'].value:.1f}"
     shown = [line for line in card.splitlines() if line.startswith(("| finding", "| other"))]
     assert len(shown) == 2 and all(line.endswith(f"| {bm25} |") for line in shown)

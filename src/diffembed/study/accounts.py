@@ -154,16 +154,21 @@ def contamination_blocks(findings: Findings, store: Store) -> list[Block]:
     kinds: dict[tuple[str, str], int] = {}
     for finding in found["findings"]:
         kinds[finding["kind"], finding["task"]] = kinds.get((finding["kind"], finding["task"]), 0) + 1
+    counts: dict[str, list[str]] = {}
+    for (kind, task), count in sorted(kinds.items()):
+        counts.setdefault(task, []).append(f"{count} {kind}s")
     rows = [
         [
             marked(task, findings.plan.shipped_row_sets),
             f"{facts['num_texts']:,}",
             f"{100 * facts['mean_cover']:.1f} %",
             f"{100 * facts['max_cover']:.0f} %",
-            ", ".join(f"{count} {kind}s" for (kind, other), count in sorted(kinds.items()) if other == task) or "none",
+            ", ".join(counts.get(task, ["none"])),
         ]
         for task, facts in found["tasks"].items()
     ]
+    # Sentences of passkey and needle tasks are sought whatever is tested, and belong to all lengths.
+    rows += [[task, "-", "-", "-", ", ".join(counts[task])] for task in sorted(counts.keys() - found["tasks"].keys())]
     return [
         Heading("What training has seen of the tests"),
         Paragraph(

@@ -1,30 +1,34 @@
 """Whether a plan trains on what it tests: queries, pairs, gold documents, and the sentences of generated tasks.
 
 Read `require_clean`, then `find_contamination`. Texts are compared as words in lower case without punctuation. A gold
-document counts as seen when more than a fifth of its runs of 13 words occur in training. Knows nothing of models.
+document counts as seen when more than a fifth of its runs of 13 words occur in training. Of a (query, gold) pair, the
+query is found, whatever stands beside it. Knows nothing of models.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from diffembed.code import hash_code
 from diffembed.data.formats import RowReport, Triplet
+from diffembed.data.source_config import BURIED, TURNED
 from diffembed.data.text_files import find_text_files, read_documents
-from diffembed.errors import InputError
+from diffembed.errors import CheckpointError, InputError
 from diffembed.evaluation.leakage import texts_of_rows, texts_of_task, words
 from diffembed.evaluation.suites.named import SUITES, find_suite
-from diffembed.evaluation.suites.needles import FACTS
 from diffembed.evaluation.suites.reading import read_tasks
-from diffembed.evaluation.tasks import AnyTask, Task
+from diffembed.evaluation.tasks import AnyTask
 from diffembed.provenance import choices, hash_config, write_json
 from diffembed.study.graph import make_graph
+from diffembed.study.hidden_sentences import HiddenSentence, find_sentences
 from diffembed.study.plan import StudyPlan, suite_name
 from diffembed.study.store import Store, hash_inputs
+from diffembed.study.word_runs import Hashes, Numbers, Runs
 from diffembed.training.config import TextConfig, TrainConfig
 from diffembed.training.contrast import load_rows
 from diffembed.training.settings import resolve_path
@@ -35,12 +39,10 @@ MAX_COVER = 0.2
 MIN_QUERY_WORDS = 8
 """A shorter query ("You do not need to worry.") is a phrase that any text may hold; it is looked for among whole row
 texts only. Eight words as in `leakage.NGRAM_WORDS`."""
-MIN_LITERAL_WORDS = 6
-"""Words of a fixed part of a hidden sentence that are looked for; shorter parts are ordinary English."""
-PASSKEY_LITERALS = ("the pass key of",)
-BATCH_WORDS = 1_000_000
+STORED = "contamination.json"
 SHOWN = 5
-Hashes = NDArray[np.uint64]
+Kin = tuple[str, ...]
+"""Sets of rows that share documents with a task by design; empty for most tasks."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,15 +50,16 @@ class Finding:
     """One test text that training holds."""
 
     kind: str
-    """query, pair, gold document or template."""
+    """query (any text of a similarity or label task too), gold document or template."""
     task: str
+    """passkey or needle for a template, whatever the length."""
     test_id: str
     place: str
     """Row or file that holds it."""
     cover: float
     """Share of its runs of words that were found."""
     is_allowed: bool
-    """True for gold documents of a set that shares them with training by design: they are reported, not refused."""
+    """True for a gold document that only sets hold which share it by design: it is reported, not refused."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,7 +71,7 @@ class Contamination:
     num_text_words: int
     """Words of adaptation text."""
     tasks: Mapping[str, Mapping[str, Any]]
-    """Task -> number of texts, largest and mean cover of its gold documents, and whether training may hold them."""
+    """Task -> number of texts, largest and mean cover of its gold documents, and whether any set may share them."""
     findings: tuple[Finding, ...]
     plan_key: str = ""
     """`contamination_key` of the plan that was compared."""
@@ -93,8 +96,7 @@ def require_clean(plan: StudyPlan, store: Store, notify: Callable[[str], None]) 
     }
     path = store.runs / "contamination" / f"{hash_config(facts)}.json"
     if path.is_file():
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        found = Contamination(**{**stored, "findings": tuple(Finding(**finding) for finding in stored["findings"])})
+        found = _load(path)
     else:
         notify("comparing training with tests")
         rows = [row for config in _row_configs(plan) for row in load_rows(config).train]
@@ -102,16 +104,44 @@ def require_clean(plan: StudyPlan, store: Store, notify: Callable[[str], None]) 
         found = find_contamination(rows, text, list(test_tasks(plan)))
         found = replace(found, plan_key=contamination_key(plan))
         write_json(path, found)
-    write_json(store.results / "contamination.json", found)
-    refused = found.refused
-    if refused:
+    write_json(store.results / STORED, found)
+    _refuse(found, path)
+    return found
+
+
+def stored_contamination(plan: StudyPlan, store: Store) -> Contamination:
+    """What `require_clean` found for this plan.
+
+    Raises CheckpointError where it found nothing yet, or for another plan, and InputError as it does.
+    """
+    path = store.results / STORED
+    found = _load(path) if path.is_file() else None
+    if found is None or found.plan_key != contamination_key(plan):
+        raise CheckpointError(
+            f"{path} is {'missing' if found is None else 'of another plan'}: training may have seen what is tested; "
+            "compare them with: diffembed study run PLAN, which does so before the next node that it computes, or at "
+            "once with diffembed.study.contamination.require_clean"
+        )
+    _refuse(found, path)
+    return found
+
+
+def _load(path: Path) -> Contamination:
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        return Contamination(**{**stored, "findings": tuple(Finding(**finding) for finding in stored["findings"])})
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}); remove it and compare training with tests anew") from error
+
+
+def _refuse(found: Contamination, path: Path) -> None:
+    if refused := found.refused:
         shown = "; ".join(
             f"{f.kind} {f.test_id} of {f.task} in {f.place}" + (f" ({f.cover:.0%})" if f.cover < 1 else "")
             for f in refused[:SHOWN]
         )
         more = f" and {len(refused) - SHOWN} more" if len(refused) > SHOWN else ""
         raise InputError(f"training has seen what is tested: {shown}{more}; all are listed in {path}")
-    return found
 
 
 def contamination_key(plan: StudyPlan) -> str:
@@ -139,221 +169,168 @@ def _tested(plan: StudyPlan) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def test_tasks(plan: StudyPlan) -> Iterator[tuple[AnyTask, bool]]:
-    """(task, whether training may hold its documents) of all that is tested; haystacks are counted in words here."""
+def test_tasks(plan: StudyPlan) -> Iterator[tuple[AnyTask, Kin]]:
+    """(task, sets that may hold its documents) of all that is tested; haystacks are counted in words here."""
     for name, tasks in _tested(plan).items():
         suite = find_suite(suite_name(name))
-        sharing = {spec.name for spec in suite.tasks if name in SUITES and spec.shares_documents}
+        sharing = {spec.name: spec.kin for spec in suite.tasks if name in SUITES and spec.shares_documents}
         for task in read_tasks(suite, names=tasks, counted_by="words", seed=plan.seed):
-            yield task, task.name in sharing
-
-
-@dataclass
-class _Wanted:
-    """The runs of words that are looked for, and where each was found first."""
-
-    length: int
-    hashes: Hashes
-    """Sorted, each once."""
-    places: NDArray[np.int64] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.places = np.full(len(self.hashes), -1, np.int64)
-
-    def look(self, ids: Hashes, owners: NDArray[np.int64]) -> None:
-        """Marks the runs that occur in a stretch of words; `owners`: number of the text of each word."""
-        found = _run_hashes(ids, self.length)
-        if not len(self.hashes) or not len(found):
-            return
-        spots = np.minimum(np.searchsorted(self.hashes, found), len(self.hashes) - 1)
-        hit = np.flatnonzero(self.hashes[spots] == found)[::-1]
-        # Reversed, so that the first text that holds a run is the one that stays.
-        new = self.places[spots[hit]] < 0
-        self.places[spots[hit[new]]] = owners[hit[new]]
-
-    def of(self, ids: Hashes) -> NDArray[np.int64]:
-        """Number of the text that holds each run of a test text, -1 where none does."""
-        found = _run_hashes(ids, self.length)
-        return np.asarray(self.places[np.searchsorted(self.hashes, found)], np.int64)
+            yield task, sharing.get(task.name, ())
 
 
 def find_contamination(
-    rows: Sequence[Triplet], text: TextConfig | None, tasks: Sequence[tuple[AnyTask, bool]]
+    rows: Sequence[Triplet], text: TextConfig | None, tasks: Sequence[tuple[AnyTask, Kin]]
 ) -> Contamination:
-    """Everything of the tasks that rows or adaptation text hold."""
-    numbers = _Numbers()
-    tests = [
-        (task, may_share, role, test_id, words(content))
-        for task, may_share in tasks
-        for role, test_id, content in texts_of_task(task)
-    ]
-    encoded = [numbers.add(found) for *_, found in tests]
-    row_texts = _row_texts(rows)
-    names = list(row_texts.values())
-    whole = {" ".join(found): "" for *_, found in tests}
-    grams = _Wanted(length=GRAM_WORDS, hashes=_all_hashes(encoded, GRAM_WORDS))
-
-    def equal_noted() -> Iterator[tuple[int, list[str]]]:
-        for number, content in enumerate(row_texts):
-            inside = words(content)
-            joined = " ".join(inside)
-            if joined in whole and not whole[joined]:
-                whole[joined] = names[number]
-            yield number, inside
-
-    # A query may stand inside a longer text: it is looked for as a run of its own length.
-    queries = {
-        length: _Wanted(length=length, hashes=_all_hashes([e for e in encoded if len(e) == length], length))
-        for length in range(MIN_QUERY_WORDS, GRAM_WORDS)
-    }
-    for ids, owners in _stretches(equal_noted(), numbers):
-        for wanted in (grams, *queries.values()):
-            wanted.look(ids, owners)
-    num_text_words, files = 0, _text_files(text)
-    for file in files:
-        names.append(file.name)
-        pieces = ((len(names) - 1, words(piece.text)) for piece in read_documents(file, RowReport(source=file.name)))
-        for ids, owners in _stretches(pieces, numbers):
-            num_text_words += len(ids)
-            for wanted in (grams, *queries.values()):
-                wanted.look(ids, owners)
-
-    findings: list[Finding] = []
-    covers: dict[str, list[float]] = {}
-    for (task, may_share, role, test_id, found), ids in zip(tests, encoded, strict=True):
-        if not found:
-            continue
-        equal = whole[" ".join(found)]
-        is_gold = role == "gold document"
-        if is_gold:
-            places = grams.of(ids) if len(ids) >= GRAM_WORDS else np.empty(0, np.int64)
-            cover = float((places >= 0).mean()) if len(places) else float(bool(equal))
-            covers.setdefault(task.name, []).append(cover)
-            if cover > MAX_COVER:
-                place = equal or names[int(places[places >= 0][0])]
-                findings.append(_finding("gold document", task, test_id, place, cover, may_share))
-        else:
-            sought = grams if len(ids) >= GRAM_WORDS else queries.get(len(ids))
-            places = sought.of(ids) if sought is not None else np.full(1, -1)
-            if equal or bool((places >= 0).all()):
-                place = equal or names[int(places[0])]
-                findings.append(_finding("query", task, test_id, place, 1.0, False))
-    findings += _pairs(rows, [task for task, _ in tasks])
-    findings += _templates(row_texts, files)
+    """Everything of the tasks that rows or adaptation text hold. Kin: sets that may hold documents of the task."""
+    numbers = Numbers()
+    tests = [test for task, kin in tasks for test in _encode(task, kin, numbers)]
+    row_texts = _row_texts(rows, {name for _, kin in tasks for name in kin})
+    search = _Search(tests, numbers)
+    for made_of, part in groupby(row_texts.items(), key=lambda item: item[0][1]):
+        search.look(((place, content) for (content, _), place in part), made_of, is_row=True)
+    num_text_words = search.look(_file_texts(text), "", is_row=False)
+    judged = [_judge(test, search) for test in tests]
     return Contamination(
-        num_row_texts=len(row_texts),
+        num_row_texts=len({content for content, _ in row_texts}),
         num_text_words=num_text_words,
-        tasks={
-            task.name: {
-                "num_texts": sum(other[0] is task for other in tests),
-                "may_share": may_share,
-                "max_cover": max(covers.get(task.name, [0.0])),
-                "mean_cover": float(np.mean(covers.get(task.name, [0.0]))),
-            }
-            for task, may_share in tasks
-        },
-        findings=tuple(dict.fromkeys(findings)),
+        tasks={task.name: _facts(task, kin, tests, search) for task, kin in tasks},
+        findings=tuple(dict.fromkeys([*filter(None, judged), *search.templates()])),
     )
 
 
-def _row_texts(rows: Iterable[Triplet]) -> dict[str, str]:
-    """Text -> where it stands first. Not the other way round: under each seed a row has other negatives."""
-    texts: dict[str, str] = {}
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Test:
+    """A text of a task, as it is looked for."""
+
+    task: AnyTask
+    kin: Kin
+    is_gold: bool
+    id: str
+    joined: str
+    """Its words; there is one at least."""
+    ids: Hashes
+    """Numbers of its words."""
+
+
+def _encode(task: AnyTask, kin: Kin, numbers: Numbers) -> Iterator[_Test]:
+    for role, test_id, content in texts_of_task(task):
+        if found := words(content):
+            yield _Test(
+                task=task, kin=kin, is_gold=role == "gold document", id=test_id, joined=" ".join(found),
+                ids=numbers.add(found),
+            )  # fmt: skip
+
+
+def _row_texts(rows: Iterable[Triplet], sharing: Collection[str]) -> dict[tuple[str, str], str]:
+    """(text, the set it is of, "" where that is none of `sharing`) -> row where it stands first.
+
+    Not the other way round: under each seed a row has other negatives. Rows that are made of a set's rows, by hiding or
+    turning them, are of that set.
+    """
+    texts: dict[tuple[str, str], str] = {}
     for row in rows:
-        for place, text in texts_of_rows([row]).items():
-            texts.setdefault(text, place)
+        made_of = row.source.removesuffix(BURIED).removesuffix(TURNED)
+        for place, content in texts_of_rows([row]).items():
+            texts.setdefault((content, made_of if made_of in sharing else ""), place)
     return texts
 
 
-def _finding(kind: str, task: AnyTask, test_id: str, place: str, cover: float, is_allowed: bool) -> Finding:
-    return Finding(kind=kind, task=task.name, test_id=test_id, place=place, cover=cover, is_allowed=is_allowed)
+def _file_texts(text: TextConfig | None) -> Iterator[tuple[str, str]]:
+    """(name of the file, text) of all that adaptation reads."""
+    for file in find_text_files([resolve_path(name) for name in text.files]) if text is not None else []:
+        for piece in read_documents(file, RowReport(source=file.name)):
+            yield file.name, piece.text
 
 
-def _pairs(rows: Sequence[Triplet], tasks: Sequence[AnyTask]) -> Iterator[Finding]:
-    """A row that holds a test query and a document that answers it, whichever asks."""
-    asked: dict[str, list[tuple[AnyTask, str, set[str]]]] = {}
-    for task in tasks:
-        if not isinstance(task, Task):
-            continue
-        texts = {document.id: " ".join(words(document.full_text)) for document in task.corpus}
-        for query in task.queries:
-            golds = {texts[key] for key, grade in task.qrels.get(query.id, {}).items() if grade > 0 and key in texts}
-            asked.setdefault(" ".join(words(query.text)), []).append((task, query.id, golds))
-    for row in rows:
-        sides = [" ".join(words(row.query)), " ".join(words(row.positive))]
-        for side, other in (sides, sides[::-1]):
-            for task, test_id, golds in asked.get(side, []):
-                if other in golds:
-                    yield _finding("pair", task, test_id, f"{row.source}/{row.id}", 1.0, False)
+class _Search:
+    """What of the tests stands in training, and where first: in each set that may share documents, and elsewhere."""
 
+    def __init__(self, tests: Sequence[_Test], numbers: Numbers) -> None:
+        self._numbers = numbers
+        self._places: list[str] = []
+        """Row or file of each text that was looked at."""
+        self._whole: dict[str, dict[str, int]] = {test.joined: {} for test in tests}
+        """Words of a test text -> set -> number of the first row text that is the same."""
+        # A query may stand inside a longer text: it is looked for as a run of its own length.
+        self._runs = {
+            length: Runs(length, [test.ids for test in tests if len(test.ids) == length])
+            for length in range(MIN_QUERY_WORDS, GRAM_WORDS)
+        }
+        self._runs[GRAM_WORDS] = Runs(GRAM_WORDS, [test.ids for test in tests])
+        self._sentences: dict[HiddenSentence, int] = {}
 
-def _templates(row_texts: Mapping[str, str], files: Sequence[Any]) -> Iterator[Finding]:
-    """`row_texts`: text -> place. Rows and files that hold the sentences which passkey and needle tasks hide or ask."""
-    parts = [part.strip().lower() for pair in FACTS for template in pair for part in template.split("{place}")]
-    literals = (*PASSKEY_LITERALS, *(part for part in parts if len(part.split()) >= MIN_LITERAL_WORDS))
-    contents = [(place, text) for text, place in row_texts.items()]
-    contents += [
-        (file.name, piece.text) for file in files for piece in read_documents(file, RowReport(source=file.name))
-    ]
-    everything = "\n".join(" ".join(content.lower().split()) for _, content in contents)
-    for literal in literals:
-        if literal in everything:
-            place = next(name for name, content in contents if literal in " ".join(content.lower().split()))
+    def look(self, texts: Iterable[tuple[str, str]], made_of: str, *, is_row: bool) -> int:
+        """Reads (place, text) pairs of one set, "" for all that may share nothing, and returns the number of words."""
+        num_words = 0
+
+        def noted() -> Iterator[tuple[int, list[str]]]:
+            nonlocal num_words
+            for number, (place, content) in enumerate(texts, len(self._places)):
+                self._places.append(place)
+                found = words(content)
+                joined = " ".join(found)
+                if is_row and joined in self._whole:
+                    self._whole[joined].setdefault(made_of, number)
+                for sentence in find_sentences(joined):
+                    self._sentences.setdefault(sentence, number)
+                num_words += len(found)
+                yield number, found
+
+        for ids, owners in self._numbers.stretches(noted()):
+            for runs in self._runs.values():
+                runs.look(ids, owners, made_of)
+        return num_words
+
+    def document(self, test: _Test, *, but: Kin = ()) -> tuple[float, str]:
+        """(share of its runs of words that stand outside the sets `but`, the first place that holds one)."""
+        equal = self._equal(test, but)
+        if len(test.ids) < GRAM_WORDS:
+            return float(bool(equal)), equal
+        held = self._runs[GRAM_WORDS].find(test.ids, but)
+        place = equal or next((self._places[number] for number in held if number >= 0), "")
+        return float((held >= 0).mean()), place
+
+    def query(self, test: _Test) -> str:
+        """The place that holds it whole; "" where none does."""
+        runs = self._runs.get(min(len(test.ids), GRAM_WORDS))
+        held = runs.find(test.ids) if runs is not None else np.full(1, -1)
+        return self._equal(test) or (self._places[held[0]] if (held >= 0).all() else "")
+
+    def _equal(self, test: _Test, but: Kin = ()) -> str:
+        return next((self._places[n] for made_of, n in self._whole[test.joined].items() if made_of not in but), "")
+
+    def templates(self) -> Iterator[Finding]:
+        """The hidden sentences that were met."""
+        for sentence, number in self._sentences.items():
             yield Finding(
-                kind="template", task="passkey, needle", test_id=literal, place=place, cover=1.0, is_allowed=False
-            )
+                kind="template", task=sentence.family, test_id=sentence.template, place=self._places[number],
+                cover=1.0, is_allowed=False,
+            )  # fmt: skip
 
 
-def _text_files(text: TextConfig | None) -> list[Any]:
-    return [] if text is None else find_text_files([resolve_path(name) for name in text.files])
+def _judge(test: _Test, search: _Search) -> Finding | None:
+    """A query is refused wherever it stands; a gold document is allowed where only sets hold it that may share it."""
+    if not test.is_gold:
+        place = search.query(test)
+        return _finding("query", test, place, 1.0, is_allowed=False) if place else None
+    cover, place = search.document(test)
+    if cover <= MAX_COVER:
+        return None
+    cover_elsewhere, elsewhere = search.document(test, but=test.kin)
+    if cover_elsewhere <= MAX_COVER:
+        return _finding("gold document", test, place, cover, is_allowed=True)
+    return _finding("gold document", test, elsewhere, cover_elsewhere, is_allowed=False)
 
 
-class _Numbers:
-    """Words of tests as random 64-bit numbers; every other word is 0, which no test text holds."""
-
-    def __init__(self) -> None:
-        self.known: dict[str, int] = {}
-
-    def add(self, found: Sequence[str]) -> Hashes:
-        """Numbers of the words of a test text."""
-        return _mixed(np.asarray([self.known.setdefault(word, len(self.known) + 1) for word in found], np.uint64))
-
-    def of(self, found: Iterable[str]) -> Hashes:
-        """Numbers of the words of training."""
-        return _mixed(np.asarray([self.known.get(word, 0) for word in found], np.uint64))
+def _finding(kind: str, test: _Test, place: str, cover: float, *, is_allowed: bool) -> Finding:
+    return Finding(kind=kind, task=test.task.name, test_id=test.id, place=place, cover=cover, is_allowed=is_allowed)
 
 
-def _mixed(ids: Hashes) -> Hashes:
-    """splitmix64 of each number, 0 kept: sums of products of neighbours then hardly ever agree by chance."""
-    x = ids.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.where(ids == 0, np.uint64(0), x ^ (x >> np.uint64(31)))
-
-
-def _run_hashes(ids: Hashes, length: int) -> Hashes:
-    """One number for each run of words."""
-    num_runs = max(0, len(ids) - length + 1)
-    total = np.zeros(num_runs, np.uint64)
-    for place in range(length):
-        total = total * np.uint64(0x100000001B3) + ids[place : place + num_runs]
-    return total
-
-
-def _all_hashes(encoded: Iterable[Hashes], length: int) -> Hashes:
-    found = [_run_hashes(ids, length) for ids in encoded]
-    return np.unique(np.concatenate(found)) if found else np.empty(0, np.uint64)
-
-
-def _stretches(texts: Iterable[tuple[int, list[str]]], numbers: _Numbers) -> Iterator[tuple[Hashes, NDArray[np.int64]]]:
-    """Many texts at a time as numbers, a 0 between two so that no run crosses; and the text of each word."""
-    found: list[str] = []
-    owners: list[int] = []
-    for owner, inside in texts:
-        found += [*inside, ""]
-        owners += [owner] * (len(inside) + 1)
-        if len(found) >= BATCH_WORDS:
-            yield numbers.of(found), np.asarray(owners, np.int64)
-            found, owners = [], []
-    if found:
-        yield numbers.of(found), np.asarray(owners, np.int64)
+def _facts(task: AnyTask, kin: Kin, tests: Sequence[_Test], search: _Search) -> dict[str, Any]:
+    covers = [search.document(test)[0] for test in tests if test.task is task and test.is_gold] or [0.0]
+    return {
+        "num_texts": sum(1 for _ in texts_of_task(task)),
+        "may_share": bool(kin),
+        "max_cover": max(covers),
+        "mean_cover": float(np.mean(covers)),
+    }

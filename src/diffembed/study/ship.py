@@ -16,6 +16,7 @@ from diffembed.embedding.checkpoint import CONFIG_FILE, SHIPPED, load_config
 from diffembed.embedding.lora import ADAPTER, WEIGHTS, join_lora, read_config
 from diffembed.errors import CheckpointError, ConfigError
 from diffembed.provenance import atomic_folder, hash_file, write_json
+from diffembed.study.contamination import stored_contamination
 from diffembed.study.graph import Graph, make_graph, shipped_node
 from diffembed.study.plan import StudyPlan
 from diffembed.study.run import chosen_rates
@@ -48,7 +49,8 @@ def ship(plan: StudyPlan, store: Store, folder: Path | str = SHIPPED) -> list[Sh
 
     All are written aside before the first takes its place. Raises ConfigError for a plan that ships nothing, names no
     licence for what training read, or builds on a folder that users do not have; CheckpointError for a node without
-    a result or weights that fit the plan, and for an adapter that is too large.
+    a result or weights that fit the plan, for an adapter that is too large, and where training was not compared with
+    the tests of this plan; InputError where it has seen them.
     """
     if plan.shipped is None:
         raise ConfigError(f"study {plan.name} ships nothing; give its plan a section `shipped`")
@@ -56,6 +58,7 @@ def ship(plan: StudyPlan, store: Store, folder: Path | str = SHIPPED) -> list[Sh
     _require_licences(plan, plan.shipped)
     for name in plan.shipped.models:
         _require_done(store, graph, name, shipped_node(plan, name))
+    stored_contamination(plan, store)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as aside:

@@ -4,12 +4,14 @@ Read `make_card`. Every number is read from the plan or from stored results, and
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from diffembed.backbones.registry import MODELS, find_model
 from diffembed.embedding.checkpoint import EmbedderConfig
 from diffembed.evaluation.scoring import TaskResult
+from diffembed.study.contamination import stored_contamination
 from diffembed.study.findings import marked
 from diffembed.study.graph import Graph, adaptation_name, shipped_node
 from diffembed.study.page import Block, Heading, Items, Paragraph, Table, render_markdown
@@ -41,8 +43,9 @@ class Facts:
 def make_card(plan: StudyPlan, store: Store, graph: Graph, facts: Facts) -> tuple[str, int]:
     """(README.md with the front matter that model hubs read, number of tasks in its table of scores)."""
     assert plan.shipped is not None
-    systems = _systems(plan, store, graph)
-    mine = systems.pop(facts.name, {})
+    scored = _results_by_column(plan, store, graph)
+    mine = scored.pop(facts.name, {})
+    others = {name: same for name, found in scored.items() if (same := _on_the_same_tasks(found, mine))}
     spec = find_model(facts.config.base)
     licence = spec.licence if spec is not None else "that of the base weights"
     blocks: list[Block] = [
@@ -50,11 +53,11 @@ def make_card(plan: StudyPlan, store: Store, graph: Graph, facts: Facts) -> tupl
         Paragraph(_summary(plan, plan.shipped, facts)),
         Paragraph(_use(facts.name)),
         Heading("Scores"),
-        *_scores(plan, plan.shipped, facts.name, mine, systems),
+        *_scores(plan, plan.shipped, facts.name, mine, others),
         Heading("What it was trained on"),
         *_training(plan, plan.shipped, store, facts),
         Heading("Limits"),
-        Items(_limits(plan, plan.shipped, store, facts, mine, systems)),
+        Items(_limits(plan, plan.shipped, store, facts, mine, others)),
         Heading("Licence"),
         Paragraph(
             f"The adapter is a derivative of {facts.config.base} and is bound by the terms of those weights: "
@@ -72,7 +75,7 @@ def make_card(plan: StudyPlan, store: Store, graph: Graph, facts: Facts) -> tupl
     return "\n".join(matter) + "\n" + render_markdown(blocks), len(mine)
 
 
-def _systems(plan: StudyPlan, store: Store, graph: Graph) -> dict[str, dict[str, TaskResult]]:
+def _results_by_column(plan: StudyPlan, store: Store, graph: Graph) -> dict[str, dict[str, TaskResult]]:
     """Results of every shipped model, over all nodes that score it, and of every baseline that has any."""
     assert plan.shipped is not None
     current = [node for name, node in graph.items() if node.kind == "evaluate" and store.is_current(graph, name)]
@@ -131,22 +134,29 @@ def _scores(
                 result.main,
                 "-" if cut is None else f"{100 * cut:.0f} %",
                 f"{100 * interval.value:.1f} ({100 * interval.low:.1f} to {100 * interval.high:.1f})",
-                *(f"{100 * found[task].value:.1f}" if _is_same(found, result) else "-" for found in others.values()),
+                *(f"{100 * found[task].value:.1f}" if task in found else "-" for found in others.values()),
             ]
         )
+    limits = "; ".join(f"{column} {_token_limits(found)}" for column, found in {name: mine, **others}.items())
     return [
         Paragraph(
             "Points of 100 with 95 % intervals over queries; cut: documents that this model did not read to their end. "
-            f"\\*: trained on rows of the same kind. {name} was "
-            f"scored in {shipped.dtype or plan.dtype}."
+            f"\\*: trained on rows of the same kind. {name} was scored in {shipped.dtype or plan.dtype}. Tokens at "
+            f"which texts are cut: {limits}."
         ),
         Table(["task", "measure", "cut", name, *others], rows),
     ]
 
 
-def _is_same(found: Results, result: TaskResult) -> bool:
-    """Whether another system was scored on the very same task."""
-    return result.task in found and found[result.task].task_hash == result.task_hash
+def _token_limits(results: Results) -> str:
+    readings = [result.documents or result.queries for result in results.values()]
+    limits = sorted({reading.max_tokens for reading in readings if reading is not None})
+    return " or ".join(f"{limit:,}" for limit in limits) or "none"
+
+
+def _on_the_same_tasks(found: Results, mine: Results) -> dict[str, TaskResult]:
+    """The results on tasks that the model of the card was scored on too, down to the last text."""
+    return {task: r for task, r in found.items() if task in mine and mine[task].task_hash == r.task_hash}
 
 
 def _training(plan: StudyPlan, shipped: ShippedPlan, store: Store, facts: Facts) -> list[Block]:
@@ -238,13 +248,13 @@ def _limits(
         f"Fine-tuned on texts of at most {_longest(plan, shipped):,} tokens; longer ones are read, up to "
         f"{facts.config.max_tokens:,} tokens, but no pair of them was trained on.",
     ]
-    path = store.results / "contamination.json"
-    findings = json.loads(path.read_text(encoding="utf-8"))["findings"] if path.is_file() else []
-    for task in sorted({finding["task"] for finding in findings}):
-        count = sum(finding["task"] == task for finding in findings)
-        lines.append(f"{count:,} gold documents of {task} stand in the training data too, without their queries.")
+    held = Counter(f.task for f in stored_contamination(plan, store).findings if f.kind == "gold document")
+    lines += [
+        f"{count:,} gold documents of {task} stand in the training data too, without their queries."
+        for task, count in sorted(held.items())
+    ]
     for name, found in others.items():
-        behind = [task for task, result in mine.items() if _is_same(found, result) and found[task].value > result.value]
+        behind = [task for task, result in mine.items() if task in found and found[task].value > result.value]
         if behind:
             lines.append(f"Scores below {name} on {', '.join(behind)}.")
     return lines
