@@ -8,6 +8,7 @@ import pytest
 
 from diffembed.data.burying import word_spans
 from diffembed.data.formats import Triplet
+from diffembed.errors import ConfigError
 from diffembed.evaluation.suites.haystack import make_needle_task, make_passkey_task
 from diffembed.evaluation.suites.needles import FACTS
 from diffembed.evaluation.tasks import Task
@@ -143,6 +144,19 @@ def test_a_shared_document_is_refused_where_anything_else_holds_it_too(task, tex
     twin = Task(name="twin", corpus=task.corpus, queries=task.queries, qrels=task.qrels)
     both = find_contamination([ours], None, [(task, ("kin",)), (twin, ("rows",))])
     assert {finding.task: finding.is_allowed for finding in both.findings} == {"t": True, "twin": False}
+
+
+def test_a_document_that_the_plan_says_is_seen_stays_and_no_other(task):
+    rows = [row(positive=GOLD)]
+    (finding,) = find_contamination(rows, None, [(task, ())], seen=["t/g"]).findings
+    assert finding.is_allowed and finding.kind == "gold document"
+    (finding,) = find_contamination([row(query=QUERY)], None, [(task, ())]).findings
+    assert not finding.is_allowed
+    with pytest.raises(ConfigError, match=r"evaluation\.seen names t/other, t/q, which training does not hold"):
+        find_contamination(rows, None, [(task, ())], seen=["t/other", "t/g", "t/q"])
+    # A query is never allowed, whatever the plan says.
+    (finding,) = find_contamination([row(query=QUERY)], None, [(task, ())], seen=["t/q"]).findings
+    assert not finding.is_allowed
 
 
 def test_a_document_too_short_for_runs_is_refused_outside_its_kin_too(task):

@@ -221,6 +221,18 @@ def test_contamination_is_asked_before_what_was_trained_is_scored(whole, data, t
         assert bool(asked) == (name == "evaluate-bi-s0")
 
 
+def test_where_nothing_is_left_to_compute_another_comparison_is_still_made(whole, data, tmp_path, monkeypatch):
+    plan, done = whole
+    shutil.copytree(done.results.parents[1], tmp_path / "copy", symlinks=True)
+    store, asked = Store("tiny", tmp_path / "copy"), []
+    monkeypatch.setattr("diffembed.study.run.require_clean", lambda *_: asked.append(1))
+    run_study(plan, store)
+    assert not asked
+    (store.results / "contamination.json").unlink()
+    run_study(plan, store)
+    assert asked == [1]
+
+
 def test_a_node_whose_weights_are_not_here_waits_and_the_others_run(whole, data, tmp_path):
     """A clone has the results of an arm and not its weights; a curve asks for states that were not kept."""
     plan, done = whole

@@ -110,8 +110,12 @@ def test_a_plan_that_cannot_ship_is_refused_and_older_models_stay(copied, tmp_pa
         patch.setattr(ship_module, "LARGEST_BYTES", 1000)
         with pytest.raises(CheckpointError, match=r"bytes, more than 1,000; lower lora\.rank"):
             ship(plan, store, tmp_path / "shipped")
-    (store.results / "train-ar-cpt-s0" / "model" / "adapter-1" / WEIGHTS).unlink()
-    with pytest.raises(CheckpointError, match=r"tiny-ar comes from train-ar-cpt-s0, whose weights are not here"):
+    adapter = store.results / "train-ar-cpt-s0" / "model" / "adapter-1" / WEIGHTS
+    adapter.write_bytes((store.results / "train-bi-s0" / "model" / "adapter-0" / WEIGHTS).read_bytes())
+    with pytest.raises(CheckpointError, match=r"train-ar-cpt-s0.model are not those that node\.json"):
+        ship(plan, store, tmp_path / "shipped")
+    adapter.unlink()
+    with pytest.raises(CheckpointError, match=r"the weights of train-ar-cpt-s0 are not in"):
         ship(plan, store, tmp_path / "shipped")
     shutil.rmtree(store.results / "train-ar-cpt-s0")
     with pytest.raises(CheckpointError, match="tiny-ar comes from train-ar-cpt-s0, which has no result"):
@@ -130,7 +134,7 @@ def test_what_was_not_compared_or_has_seen_its_tests_is_not_shipped(copied, data
     with pytest.raises(CheckpointError, match=r"contamination\.json is damaged"):
         ship(plan, store, tmp_path / "shipped")
     path.unlink()
-    with pytest.raises(CheckpointError, match=r"contamination\.json is missing.*contamination\.require_clean"):
+    with pytest.raises(CheckpointError, match=r"contamination\.json is missing.*diffembed study run PLAN"):
         ship(plan, store, tmp_path / "shipped")
     require_clean(plan, store, print)
     assert len(ship(plan, store, tmp_path / "shipped")) == 2

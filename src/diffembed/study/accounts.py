@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 from diffembed.provenance import to_plain
-from diffembed.study.contamination import contamination_key
+from diffembed.study.contamination import is_compared
 from diffembed.study.cost import costs_key, predicted_share
 from diffembed.study.findings import Findings, marked
 from diffembed.study.page import Block, Heading, Items, Paragraph, Table
@@ -150,13 +150,13 @@ def contamination_blocks(findings: Findings, store: Store) -> list[Block]:
     if not path.is_file():
         return []
     found = json.loads(path.read_text(encoding="utf-8"))
-    is_stale = found.get("plan_key") != contamination_key(findings.plan)
+    is_stale, seen = not is_compared(findings.plan, store), findings.plan.evaluation.seen
     kinds: dict[tuple[str, str], int] = {}
     for finding in found["findings"]:
         kinds[finding["kind"], finding["task"]] = kinds.get((finding["kind"], finding["task"]), 0) + 1
     counts: dict[str, list[str]] = {}
     for (kind, task), count in sorted(kinds.items()):
-        counts.setdefault(task, []).append(f"{count} {kind}s")
+        counts.setdefault(task, []).append(f"{count} {_plural(kind)}")
     rows = [
         [
             marked(task, findings.plan.shipped_row_sets),
@@ -177,10 +177,15 @@ def contamination_blocks(findings: Findings, store: Store) -> list[Block]:
             "of which more than a fifth of the runs of 13 words occur, or a passkey or needle sentence stops the "
             "study; gold documents of sets that share them with training by design (package descriptions, abstracts) "
             "are counted instead. \\* in-domain."
+            + (f" In other training text too, and left in the test: {', '.join(seen)}." if seen else "")
             + (" **This was the check of an earlier plan; the next node makes it anew.**" if is_stale else "")
         ),
         Table(["task", "texts", "mean cover", "largest cover", "found"], rows),
     ]
+
+
+def _plural(kind: str) -> str:
+    return "queries" if kind == "query" else f"{kind}s"
 
 
 def _hours(seconds: float) -> str:

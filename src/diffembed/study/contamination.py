@@ -18,7 +18,7 @@ from diffembed.code import hash_code
 from diffembed.data.formats import RowReport, Triplet
 from diffembed.data.source_config import BURIED, TURNED
 from diffembed.data.text_files import find_text_files, read_documents
-from diffembed.errors import CheckpointError, InputError
+from diffembed.errors import CheckpointError, ConfigError, InputError
 from diffembed.evaluation.leakage import texts_of_rows, texts_of_task, words
 from diffembed.evaluation.suites.named import SUITES, find_suite
 from diffembed.evaluation.suites.reading import read_tasks
@@ -59,7 +59,8 @@ class Finding:
     cover: float
     """Share of its runs of words that were found."""
     is_allowed: bool
-    """True for a gold document that only sets hold which share it by design: it is reported, not refused."""
+    """True for a gold document that only sets hold which share it by design, or that the plan says is seen
+    (evaluation.seen): it is reported, not refused."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,12 +102,18 @@ def require_clean(plan: StudyPlan, store: Store, notify: Callable[[str], None]) 
         notify("comparing training with tests")
         rows = [row for config in _row_configs(plan) for row in load_rows(config).train]
         text = plan.adaptation.text if plan.adaptation is not None else None
-        found = find_contamination(rows, text, list(test_tasks(plan)))
+        found = find_contamination(rows, text, list(test_tasks(plan)), seen=plan.evaluation.seen)
         found = replace(found, plan_key=contamination_key(plan))
         write_json(path, found)
     write_json(store.results / STORED, found)
     _refuse(found, path)
     return found
+
+
+def is_compared(plan: StudyPlan, store: Store) -> bool:
+    """Whether what is stored is the comparison of this plan."""
+    path = store.results / STORED
+    return path.is_file() and _load(path).plan_key == contamination_key(plan)
 
 
 def stored_contamination(plan: StudyPlan, store: Store) -> Contamination:
@@ -115,13 +122,12 @@ def stored_contamination(plan: StudyPlan, store: Store) -> Contamination:
     Raises CheckpointError where it found nothing yet, or for another plan, and InputError as it does.
     """
     path = store.results / STORED
-    found = _load(path) if path.is_file() else None
-    if found is None or found.plan_key != contamination_key(plan):
+    if not is_compared(plan, store):
         raise CheckpointError(
-            f"{path} is {'missing' if found is None else 'of another plan'}: training may have seen what is tested; "
-            "compare them with: diffembed study run PLAN, which does so before the next node that it computes, or at "
-            "once with diffembed.study.contamination.require_clean"
+            f"{path} is {'of another plan' if path.is_file() else 'missing'}: training may have seen what is tested; "
+            "compare them with: diffembed study run PLAN"
         )
+    found = _load(path)
     _refuse(found, path)
     return found
 
@@ -147,7 +153,7 @@ def _refuse(found: Contamination, path: Path) -> None:
 def contamination_key(plan: StudyPlan) -> str:
     """Hash of what of a plan decides which texts are compared; the same on every machine."""
     text = plan.adaptation.text if plan.adaptation is not None else None
-    return hash_config(choices([_row_configs(plan), text, _tested(plan), plan.seed]))
+    return hash_config(choices([_row_configs(plan), text, _tested(plan), plan.seed, plan.evaluation.seen]))
 
 
 def _row_configs(plan: StudyPlan) -> list[TrainConfig]:
@@ -179,9 +185,12 @@ def test_tasks(plan: StudyPlan) -> Iterator[tuple[AnyTask, Kin]]:
 
 
 def find_contamination(
-    rows: Sequence[Triplet], text: TextConfig | None, tasks: Sequence[tuple[AnyTask, Kin]]
+    rows: Sequence[Triplet], text: TextConfig | None, tasks: Sequence[tuple[AnyTask, Kin]], *, seen: Sequence[str] = ()
 ) -> Contamination:
-    """Everything of the tasks that rows or adaptation text hold. Kin: sets that may hold documents of the task."""
+    """Everything of the tasks that rows or adaptation text hold. Kin: sets that may hold documents of the task.
+
+    seen: `task/id` of gold documents that are allowed wherever they stand; raises ConfigError for one not found.
+    """
     numbers = Numbers()
     tests = [test for task, kin in tasks for test in _encode(task, kin, numbers)]
     row_texts = _row_texts(rows, {name for _, kin in tasks for name in kin})
@@ -189,7 +198,10 @@ def find_contamination(
     for made_of, part in groupby(row_texts.items(), key=lambda item: item[0][1]):
         search.look(((place, content) for (content, _), place in part), made_of, is_row=True)
     num_text_words = search.look(_file_texts(text), "", is_row=False)
-    judged = [_judge(test, search) for test in tests]
+    judged = [_judge(test, search, seen) for test in tests]
+    found = {f"{finding.task}/{finding.test_id}" for finding in judged if finding is not None}
+    if idle := [name for name in seen if name not in found]:
+        raise ConfigError(f"evaluation.seen names {', '.join(idle)}, which training does not hold; leave it out")
     return Contamination(
         num_row_texts=len({content for content, _ in row_texts}),
         num_text_words=num_text_words,
@@ -308,7 +320,7 @@ class _Search:
             )  # fmt: skip
 
 
-def _judge(test: _Test, search: _Search) -> Finding | None:
+def _judge(test: _Test, search: _Search, seen: Sequence[str]) -> Finding | None:
     """A query is refused wherever it stands; a gold document is allowed where only sets hold it that may share it."""
     if not test.is_gold:
         place = search.query(test)
@@ -319,7 +331,8 @@ def _judge(test: _Test, search: _Search) -> Finding | None:
     cover_elsewhere, elsewhere = search.document(test, but=test.kin)
     if cover_elsewhere <= MAX_COVER:
         return _finding("gold document", test, place, cover, is_allowed=True)
-    return _finding("gold document", test, elsewhere, cover_elsewhere, is_allowed=False)
+    is_known = f"{test.task.name}/{test.id}" in seen
+    return _finding("gold document", test, elsewhere, cover_elsewhere, is_allowed=is_known)
 
 
 def _finding(kind: str, test: _Test, place: str, cover: float, *, is_allowed: bool) -> Finding:

@@ -150,6 +150,9 @@ class EvaluationPlan:
     """Systems that are scored beside the arms: bm25, all-minilm-l6-v2, the backbone as it is."""
     adapted_only: bool = False
     """True scores every adaptation without fine-tuning too."""
+    seen: tuple[str, ...] = ()
+    """`task/id` of gold documents that training holds outside the sets that share them by design, and that stay in
+    the test all the same: the report and the cards name them. All others are refused."""
 
     def __post_init__(self) -> None:
         require(bool(self.suites), "suites is empty; name at least one")

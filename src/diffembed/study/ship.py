@@ -72,7 +72,7 @@ def ship(plan: StudyPlan, store: Store, folder: Path | str = SHIPPED) -> list[Sh
 def _write(plan: StudyPlan, store: Store, graph: Graph, name: str, folder: Path) -> Shipped:
     assert plan.shipped is not None
     node = shipped_node(plan, name)
-    source = store.results / node / "model"
+    source = store.weights(node)
     config = load_config(source)
     with atomic_folder(folder / name) as part:
         join_lora([source / adapter for adapter in config.adapters], part / ADAPTER)
@@ -101,16 +101,12 @@ def _reach(base: str) -> int:
 
 
 def _require_done(store: Store, graph: Graph, name: str, node: str) -> None:
-    model = store.results / node / "model"
     if not store.is_current(graph, node):
         raise CheckpointError(
             f"{name} comes from {node}, which has no result that fits the plan; compute it with: "
             f"diffembed study run PLAN --only {node}"
         )
-    config = load_config(model)
-    for adapter in config.adapters:
-        if not (model / adapter / WEIGHTS).is_file():
-            raise CheckpointError(f"{name} comes from {node}, whose weights are not here: {model / adapter / WEIGHTS}")
+    config = load_config(store.weights(node))
     if config.base.startswith(".") or (config.base not in MODELS and Path(config.base).is_dir()):
         raise ConfigError(
             f"{name} is built on the folder {config.base}, which users do not have; name a published model"
@@ -131,7 +127,7 @@ def _provenance(plan: StudyPlan, store: Store, graph: Graph, node: str, part: Pa
     while (parent := graph[made[0]].parent) is not None:
         made.insert(0, parent)
     stored = json.loads((store.results / node / "model" / "provenance.json").read_text(encoding="utf-8"))
-    kept = ("key", "config_key", "code_key", "inputs", "read", "seconds", "environment")
+    kept = ("key", "config_key", "code_key", "inputs", "made", "read", "seconds", "environment")
     nodes = {name: {key: value for key, value in (store.record(name) or {}).items() if key in kept} for name in made}
     return {
         "study": plan.name,

@@ -253,6 +253,8 @@ def _limits(
         f"{count:,} gold documents of {task} stand in the training data too, without their queries."
         for task, count in sorted(held.items())
     ]
+    if plan.evaluation.seen:
+        lines.append(f"In training text of another kind too: {', '.join(plan.evaluation.seen)}.")
     for name, found in others.items():
         behind = [task for task, result in mine.items() if task in found and found[task].value > result.value]
         if behind:
