@@ -1,9 +1,11 @@
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+import yaml
 
 from diffembed.errors import ConfigError, UnknownNameError
 from diffembed.training.settings import describe, field_docs, make_config, read_config, resolve_path, write_yaml
@@ -97,7 +99,12 @@ def test_unknown_names_suggest_the_nearest(tmp_path, text, message):
         ("name: a\noptions: 3", "options must hold names and values"),
         ("name: a\nparts: [{rate: 2}]", r"parts\[0\]: rate is 2.0; it must lie in"),
         ("- a", "must hold fields and values, not a list"),
-        ("name: [", "is no YAML file"),
+        ("name: [", "run.yaml is no YAML: while parsing"),
+        ("name: 2026-13-45", "run.yaml is no YAML: month must be"),
+        ("name: a\ncount: 1\nname: b", "run.yaml: line 3 names 'name' again, which stands in line 1 of the same sec"),
+        ("name: a\noptions:\n  deep: {x: 1, y: 2, x: 3}", "line 3 names 'x' again, which stands in line 3"),
+        # Of a config, all keys are text.
+        ("name: a\noptions: {1: a, '1': b}", "names '1' again"),
     ],
 )
 def test_wrong_values_are_named_with_their_place(tmp_path, text, message):
@@ -105,9 +112,39 @@ def test_wrong_values_are_named_with_their_place(tmp_path, text, message):
         read_config(Outer, write(tmp_path, text))
 
 
+def test_a_mapping_may_say_anew_what_it_takes_over(tmp_path):
+    # `last` takes over a mapping that has taken over: what is filled in must not count as said twice.
+    text = """
+    name: a
+    options:
+      deep: {inner: &second {<<: &first {x: 1, y: 2}, x: 3}}
+      same: *first
+      last: {<<: [*second, *first], y: 4}
+    """
+    options = read_config(Outer, write(tmp_path, textwrap.dedent(text))).options
+    assert options["deep"] == {"inner": {"x": 3, "y": 2}} and options["same"] == {"x": 1, "y": 2}
+    assert options == yaml.safe_load(textwrap.dedent(text))["options"] and options["last"]["y"] == 4
+
+
+def test_an_unknown_name_that_a_section_finds_says_where_it_stands(tmp_path):
+    @dataclass(frozen=True, kw_only=True)
+    class Choosy(Inner):
+        def __post_init__(self) -> None:
+            raise UnknownNameError.of("colour", "rde", ("red", "blue"))
+
+    with pytest.raises(UnknownNameError, match=r"^plan\.yaml: no colour 'rde' \(did you mean 'red'\?\)"):
+        make_config(Choosy, {}, "plan.yaml")
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
-    [("count", "sets nothing"), ("name.x=1", "is a field, not a section"), ("iner.rate=1", "did you mean 'inner'")],
+    [
+        ("count", "sets nothing"),
+        ("name.x=1", "is a field, not a section"),
+        ("iner.rate=1", "did you mean 'inner'"),
+        ("names=[}", r"^override 'names=\[}' is no YAML: while parsing"),
+        ("options={x: 1, x: 2}", "^override 'options={x: 1, x: 2}': line 1 names 'x' again"),
+    ],
 )
 def test_wrong_overrides_are_refused(tmp_path, override, message):
     with pytest.raises((ConfigError, UnknownNameError), match=message):

@@ -4,15 +4,18 @@ Read `StudyPlan`, then `load_plan`. A plan is checked whole before any compute: 
 differs from its control in more than it says, are refused. Knows nothing of how nodes are run.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from diffembed.backbones.registry import MODELS
+from diffembed.backbones.registry import MODELS, find_model
+from diffembed.backbones.shapes import native_config
 from diffembed.data.files import row_file_stem
 from diffembed.errors import ConfigError, UnknownNameError, require
 from diffembed.evaluation.suites.named import SUITES, find_suite
+from diffembed.evaluation.suites.reading import DATA_VARIABLE, find_place
 from diffembed.evaluation.systems.recipes import group_names
 from diffembed.study.sections import (
     FACTORS,
@@ -26,9 +29,10 @@ from diffembed.study.sections import (
     LearningRatePlan,
     Objective,
     ShippedPlan,
+    named_folder,
 )
 from diffembed.training.config import DataConfig, OptimiserConfig
-from diffembed.training.settings import read_config, resolve_path
+from diffembed.training.settings import read_config, resolve_name, resolve_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,10 +69,15 @@ class StudyPlan:
     """Of resampling and of generated tasks; >= 0."""
 
     def __post_init__(self) -> None:
-        require(bool(self.name) and Path(self.name).name == self.name, f"name {self.name!r} must be a folder's name")
+        allowed = "it must be the name of a folder: a word without /, and not '..'"
+        require(_names_folder(self.name), f"name is {self.name!r}; {allowed}")
+        require(self.seed >= 0, f"seed is {self.seed}; it must be 0 or more")
         require(bool(self.arms), "arms is empty; name at least one")
+        self._check_baselines()
         for name, arm in self.arms.items():
-            require(Path(name).name == name and "@" not in name, f"arm {name!r} must be a folder's name without @")
+            require(_names_folder(name) and "@" not in name, f"arms: an arm is named {name!r}; {allowed}, without @")
+            self._check_free("arms", name, self.evaluation.baselines, "a baseline")
+            self._check_backbone(name, arm)
             if arm.control is not None:
                 self._check_control(name, arm)
         self._check_mentions()
@@ -83,7 +92,7 @@ class StudyPlan:
             "objective": config.objective,
             "pooling": config.pooling,
             "pools_instruction": config.pools_instruction,
-            "num_steps": config.num_steps or self.fine_tuning.num_steps,
+            "num_steps": self.fine_tuning.num_steps if config.num_steps is None else config.num_steps,
         }
 
     @property
@@ -125,6 +134,29 @@ class StudyPlan:
             yield "curve.arm", self.curve.arm
         if self.shipped is not None:
             yield from (("shipped.models", name) for name in self.shipped.models.values())
+
+    def _check_baselines(self) -> None:
+        try:
+            group_names(self.evaluation.baselines)
+        except (ConfigError, UnknownNameError) as error:
+            raise type(error)(f"evaluation.baselines: {error}") from error
+
+    def _check_backbone(self, name: str, arm: ArmConfig) -> None:
+        backbone = self.factors(name)["backbone"]
+        try:
+            if "$" not in backbone:
+                named_folder(backbone)
+        except UnknownNameError as error:
+            place = "backbone" if arm.backbone is None else f"arms.{name}.backbone"
+            raise UnknownNameError(f"{place}: {error}") from error
+
+    def _check_free(self, place: str, name: str, taken: Collection[str], what: str) -> None:
+        # The node of a system carries its name, and results of one name are read as seeds of one system.
+        require(name not in taken, f"{place}: {name} is {what} of the study; name it otherwise")
+        require(
+            not name.startswith(("adapted-", "rate-")),
+            f"{place}: {name} would be taken for another node; a name must not begin with adapted- or rate-",
+        )
 
     def _check_control(self, name: str, arm: ArmConfig) -> None:
         assert arm.control is not None
@@ -185,13 +217,15 @@ class StudyPlan:
                 )
 
     def _check_shipped(self, shipped: ShippedPlan) -> None:
-        # The node of a model carries its name: no other node may have it.
         runs = {f"{name}-s{seed}" for name, arm in self.arms.items() for seed in arm.seeds}
-        for name in shipped.models:
-            taken = name in self.arms or name in runs or name in self.evaluation.baselines
-            require(not taken, f"shipped.models: {name} is an arm, a run or a baseline of the study; name it otherwise")
+        taken = {*self.arms, *runs, *self.evaluation.baselines}
+        for name, arm in shipped.models.items():
+            self._check_free("shipped.models", name, taken, "an arm, a run or a baseline")
+            base = resolve_name(self.factors(arm)["backbone"])
             require(
-                not name.startswith(("adapted-", "rate-")), f"shipped.models: {name} would be taken for another node"
+                named_folder(base) is None,
+                f"shipped.models: {name} is built on the folder {base}, which users do not have; name a published "
+                f"model as the backbone of {arm}",
             )
             spec = MODELS.get(name)
             require(spec is None or spec.source == "shipped", f"shipped.models: {name} is the name of other weights")
@@ -219,17 +253,14 @@ def load_plan(path: Path | str, overrides: Sequence[str] = ()) -> StudyPlan:
                 _check_suite(plan, suite, tasks, purpose)
             except (ConfigError, UnknownNameError) as error:
                 raise type(error)(f"{path}: {place}: {error}") from error
-    both = (
-        plan.evaluation.suites.keys() & (plan.learning_rates.suites if plan.learning_rates is not None else {}).keys()
-    )
-    require(not both, f"{path}: {', '.join(sorted(both))} is tested on and decides the learning rate")
-    group_names(plan.evaluation.baselines)
+    _refuse_choices_on_tests(path, plan)
+    _check_ranges(path, plan)
     for place, suites, _ in _suites(plan):
         _refuse_namesakes(f"{path}: {place}", suites)
-    known = [task for suite, tasks in plan.evaluation.suites.items() for task in tasks or task_names(suite)]
+    known = [task for suite, tasks in plan.evaluation.suites.items() for task in _result_names(suite, tasks)]
     for skill, tasks in plan.primary.skills.items():
         for task in tasks:
-            if task not in known and all(suite in SUITES for suite in plan.evaluation.suites):
+            if task not in known:
                 raise UnknownNameError(f"{path}: primary.skills.{skill}: {UnknownNameError.of('task', task, known)}")
     pairs = {
         spec.name
@@ -272,11 +303,60 @@ def _row_sets(read: Sequence[DataConfig]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
+def _names_folder(name: str) -> bool:
+    return name not in ("", "..") and Path(name).name == name
+
+
+def _refuse_choices_on_tests(path: Path | str, plan: StudyPlan) -> None:
+    """What decides the learning rate is no test, by whichever name it is read."""
+    found: dict[Path, str] = {}
+    # The development suites come last.
+    for field, suites, purpose in _suites(plan):
+        for suite, tasks in suites.items():
+            for place in sorted(_places(suite, tasks)):
+                if purpose == "test":
+                    found.setdefault(place, f"{field} ({suite})")
+                elif place in found:
+                    raise ConfigError(
+                        f"{path}: {field}: {suite} decides the learning rate and is tested on, for {found[place]} "
+                        f"reads {place} too; name a development suite, or a folder that no test reads"
+                    )
+
+
+def _places(suite: str, tasks: Sequence[str]) -> set[Path]:
+    """The folders and tables that tasks are read from, links followed; tables of a folder are named besides it."""
+    found = set()
+    for spec in find_suite(suite_name(suite)).tasks:
+        if spec.place and (not tasks or spec.name in tasks):
+            # Without a data folder the named suites are compared all the same.
+            whole = Path(os.environ.get(DATA_VARIABLE, ""), spec.place).absolute()
+            place = find_place(replace(spec, place=str(whole))).resolve()
+            found.add(place)
+            if place.is_dir():
+                found |= {file.resolve() for file in place.iterdir() if row_file_stem(file).endswith(".tsv")}
+    return found
+
+
+def _check_ranges(path: Path | str, plan: StudyPlan) -> None:
+    """A network of fewer layers than ranges is refused, where its shape is known without asking the hub."""
+    if plan.direction is None or plan.direction.num_ranges == 1:
+        return
+    for arm in plan.direction.arms:
+        backbone = resolve_name(plan.factors(arm)["backbone"])
+        if find_model(backbone) is not None or Path(backbone).is_dir():
+            num_layers = native_config(backbone).num_hidden_layers
+            require(
+                plan.direction.num_ranges <= num_layers,
+                f"{path}: direction.num_ranges is {plan.direction.num_ranges}; {backbone}, the backbone of {arm}, has "
+                f"{num_layers} layers, allowed is 1 to that",
+            )
+
+
 def _refuse_namesakes(place: str, suites: Mapping[str, tuple[str, ...]]) -> None:
     """Results are found by the name of their task: two suites must not both have it."""
     first: dict[str, str] = {}
     for suite, tasks in suites.items():
-        for task in tasks or [spec.name for spec in find_suite(suite_name(suite)).tasks]:
+        for task in _result_names(suite, tasks):
             if first.setdefault(task, suite) != suite:
                 raise ConfigError(f"{place}: {first[task]} and {suite} both have a task {task}; name it in one of them")
 
@@ -286,13 +366,29 @@ def _check_suite(plan: StudyPlan, name: str, tasks: Sequence[str], purpose: str)
         raise UnknownNameError.of("suite", name, tuple(SUITES))
     suite = find_suite(suite_name(name))
     require(not suite.mteb_tasks, f"suite {name} is run through mteb, which keeps no per-query values; name another")
-    if name not in SUITES:
-        return
     # Choices on test data would make the report worthless; development data in it would be no test.
-    require(suite.purpose == purpose, f"{name} is a {suite.purpose} suite; a {purpose} suite is needed here")
+    require(
+        suite.purpose == purpose or name not in SUITES,
+        f"{name} is a {suite.purpose} suite; a {purpose} suite is needed here",
+    )
+    known = tuple(spec.name for spec in suite.tasks)
     for task in tasks:
-        if task not in task_names(name):
-            raise UnknownNameError.of(f"task in suite {name!r}", task, task_names(name))
+        if task not in known:
+            raise UnknownNameError.of(f"task in suite {name!r}", task, known)
+
+
+def _result_names(suite: str, tasks: Sequence[str]) -> tuple[str, ...]:
+    """Names that results will have. Of a folder they follow from the names of its files, as in `read_folder`."""
+    if suite in SUITES:
+        return tuple(tasks) or task_names(suite)
+    place = Path(suite_name(suite))
+    files = {row_file_stem(file) for file in place.iterdir()} if place.is_dir() else set()
+    tables = sorted(file.removesuffix(".tsv") for file in files if file.endswith(".tsv"))
+    if not tables or files & {"qrels", "queries"}:
+        return (place.name,)
+    if {"train", "test"} <= set(tables):
+        return (f"{place.name}-classification", f"{place.name}-clustering")
+    return tuple(tables)
 
 
 def task_names(suite: str) -> tuple[str, ...]:

@@ -4,11 +4,12 @@ Read `ArmConfig`. Each section refuses what makes no sense by itself; what depen
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
-from diffembed.backbones.registry import Attention
+from diffembed.backbones.registry import Attention, find_model
 from diffembed.embedding.text import TextTemplate
 from diffembed.errors import UnknownNameError, require
 from diffembed.evaluation.suites.named import COUNTED_BY
@@ -26,6 +27,24 @@ Objective = Literal["none", "diffusion", "mntp", "causal"]
 SHIPPED_NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
 FACTORS = ("backbone", "attention", "objective", "pooling", "pools_instruction", "num_steps")
 """What arms may differ in; their seeds are repetitions, and the learning rate follows from the attention."""
+
+
+def named_folder(model: str) -> Path | None:
+    """The folder that a model is named by, there or not; None for a known name and a hub id.
+
+    Raises UnknownNameError for a bare word that is none of them.
+    """
+    path = Path(model).expanduser()
+    is_folder = find_model(model) is None and (
+        path.exists() or model.startswith((".", "/", "~")) or model.count("/") != 1
+    )
+    return path if is_folder else None
+
+
+def _require_once(place: str, names: Sequence[str]) -> None:
+    """Raises ConfigError for a name that stands in a list twice."""
+    twice = next((name for name in names if names.count(name) > 1), None)
+    require(twice is None, f"{place} names {twice} twice; name it once")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +68,13 @@ class ArmConfig:
     pools_instruction: bool = False
     """True averages the instruction's tokens too, the setting of arXiv 2505.15045."""
     num_steps: int | None = None
-    """Fine-tuning steps of its own; none takes the plan's."""
+    """Fine-tuning steps of its own, > 0; none takes the plan's."""
 
     def __post_init__(self) -> None:
+        require(
+            self.num_steps is None or self.num_steps > 0,
+            f"num_steps is {self.num_steps}; it must be positive, or left out to take the plan's",
+        )
         require(bool(self.seeds), "seeds is empty; name at least one")
         require(len(set(self.seeds)) == len(self.seeds), f"seeds {list(self.seeds)} name one twice")
         for name in self.differs_in:
@@ -82,6 +105,7 @@ class AdaptationPlan:
     def __post_init__(self) -> None:
         require(self.text.max_tokens is not None, "text.max_tokens is the budget of an objective; name it")
         require(self.num_steps > 0, f"text.max_tokens {self.text.max_tokens} does not fill one step")
+        require(self.save_every_steps > 0, f"save_every_steps is {self.save_every_steps}; it must be positive")
 
     @property
     def step_tokens(self) -> int:
@@ -134,6 +158,7 @@ class LearningRatePlan:
     def __post_init__(self) -> None:
         require(len(set(self.values)) > 1, "values needs two different learning rates; one is optimiser.learning_rate")
         require(min(self.values) > 0, "learning rates are positive")
+        require(bool(self.suites), "suites is empty; name at least one development suite, for its scores decide")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +168,7 @@ class EvaluationPlan:
     suites: Mapping[str, tuple[str, ...]]
     """Test suite, or folder of tasks -> its tasks, empty for all."""
     max_tokens: int | None = None
-    """Texts are cut here, at the suite's limit or at the model's, whichever is least."""
+    """Texts are cut here, at the suite's limit or at the model's, whichever is least; > 0."""
     counted_by: str = COUNTED_BY
     """Model whose tokenizer counts the tokens of passkey and needle documents, or `words`."""
     baselines: tuple[str, ...] = ()
@@ -156,6 +181,19 @@ class EvaluationPlan:
 
     def __post_init__(self) -> None:
         require(bool(self.suites), "suites is empty; name at least one")
+        require(
+            self.max_tokens is None or self.max_tokens > 0,
+            f"max_tokens is {self.max_tokens}; it must be positive, or left out to cut at the model's limit",
+        )
+        if self.counted_by != "words":
+            try:
+                folder = named_folder(self.counted_by)
+            except UnknownNameError as error:
+                raise UnknownNameError(f"counted_by: {error}, or words") from error
+            require(
+                folder is None or folder.is_dir(),
+                f"counted_by: no folder {self.counted_by}; name one that is there, a model, a hub id, or words",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +205,14 @@ class DirectionPlan:
     suites: Mapping[str, tuple[str, ...]]
     """Suite -> its tasks, empty for all."""
     num_ranges: int = 1
-    """Equal ranges of layers that are changed alone; 1 changes the whole network only."""
+    """Equal ranges of layers that are changed alone, 1 to the number of layers; 1 changes the whole network only."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.arms) and bool(self.suites), "direction needs arms and suites; name them, or leave it out")
+        require(
+            self.num_ranges >= 1,
+            f"num_ranges is {self.num_ranges}; it must be 1, for the whole network only, to the number of layers",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,5 +305,9 @@ class FamilyPlan:
     def __post_init__(self) -> None:
         require(0 <= self.margin < 1, f"margin is {self.margin}; it must lie in [0, 1)")
         require(bool(self.controls) and bool(self.skills), "a family needs controls and skills")
+        _require_once("controls", self.controls)
+        for skill, tasks in self.skills.items():
+            require(bool(tasks), f"skills.{skill} is empty; name its tasks, or leave the skill out")
+            _require_once(f"skills.{skill}", tasks)
         require(self.subject not in self.controls, f"{self.subject} is compared with itself")
         require(0 < self.level < 1, f"level is {self.level}; it must lie in (0, 1)")

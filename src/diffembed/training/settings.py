@@ -27,15 +27,14 @@ def read_config(cls: type[Config], path: Path | str, overrides: Sequence[str] = 
 
     Raises ConfigError or UnknownNameError that name the file, the section, the field, and the nearest known one.
     """
-    import yaml
-
     path = Path(path)
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise ConfigError(f"no config file {path}") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} is no YAML file: {' '.join(str(error).split())}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is no YAML: {error}") from error
+    loaded = _load_yaml(text, str(path))
     values = {} if loaded is None else loaded
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold fields and values, not a {type(values).__name__}")
@@ -58,7 +57,7 @@ def make_config(cls: type[Config], values: Mapping[str, Any], origin: str = "con
             raise ConfigError(f"{origin}: field {name!r} is missing; {field_docs(cls)[name]}")
     try:
         return cls(**arguments)
-    except ConfigError as error:
+    except (ConfigError, UnknownNameError) as error:
         raise type(error)(f"{origin}: {error}") from error
 
 
@@ -108,6 +107,32 @@ def resolve_name(name: str) -> str:
     return str(resolve_path(name)) if VARIABLE.search(name) or name.startswith("~") else name
 
 
+def _load_yaml(text: str, origin: str) -> Any:
+    """What a YAML text holds. A key that stands twice is refused: YAML would keep the last and say nothing."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        # Looked at before `<<` is filled in: what a mapping takes over, it may also say itself.
+        def compose_mapping_node(self, anchor: dict[Any, Any]) -> Any:
+            node: Any = super().compose_mapping_node(anchor)
+            lines: dict[str, int] = {}
+            for key, _ in node.value:
+                name, line = str(key.value), key.start_mark.line + 1
+                if name in lines:
+                    raise ConfigError(
+                        f"{origin}: line {line} names {name!r} again, which stands in line {lines[name]} of the same "
+                        "section; each key may stand once, so rename one or take it out"
+                    )
+                lines[name] = line
+            return node
+
+    try:
+        return yaml.load(text, Loader)
+    # ValueError: a date that does not exist.
+    except (ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{origin} is no YAML: {' '.join(str(error).split())}") from error
+
+
 def _yaml_lines(config: Any, depth: int) -> Iterator[str]:
     import yaml
 
@@ -135,8 +160,6 @@ def _plain(value: Any) -> Any:
 
 
 def _override(cls: type, values: dict[str, Any], override: str) -> None:
-    import yaml
-
     name, separator, text = override.partition("=")
     if not separator:
         raise ConfigError(f"{override!r} sets nothing; write it as section.field=value")
@@ -153,7 +176,7 @@ def _override(cls: type, values: dict[str, Any], override: str) -> None:
         inner = here.get(section)
         # Copied, so that an override never reaches back into what the caller holds.
         here[section] = here = dict(inner) if isinstance(inner, dict) else {}
-    here[last] = yaml.safe_load(text)
+    here[last] = _load_yaml(text, f"override {override!r}")
 
 
 def _convert(kind: Any, value: Any, where: str) -> Any:
