@@ -57,7 +57,7 @@ def test_the_gemma_plan_has_the_arms_of_the_issue():
 def test_rows_hidden_in_prose_make_hidden_sentences_in_domain():
     sets = load_plan(RECIPES / "gemma-3-270m-small.yaml").shipped_row_sets
     assert "nq_qed_buried" in sets and is_in_domain("needle-512", sets) and is_in_domain("reasonaug_eval_p2i", sets)
-    assert not is_in_domain("stsb_test", sets) and not is_in_domain("needle-512", ("nq_qed",))
+    assert not is_in_domain("theoremqa_q2q", sets) and not is_in_domain("needle-512", ("nq_qed",))
 
 
 def test_an_arm_that_differs_in_more_than_it_says_is_refused(make_plan):
