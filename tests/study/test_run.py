@@ -19,8 +19,9 @@ from diffembed.provenance import hash_file
 from diffembed.study import execute as execute_module
 from diffembed.study import store as store_module
 from diffembed.study.graph import make_graph
+from diffembed.study.inputs import hash_inputs
 from diffembed.study.run import chosen_rates, node_rows, run_study
-from diffembed.study.store import Store, hash_inputs
+from diffembed.study.store import Store
 
 
 def names(plan, store, state):
@@ -133,6 +134,27 @@ def test_only_one_process_works_on_a_node(make_plan, store):
             assert not other
         assert names(plan, store, "running") == {"adapt-diffusion"}
     assert names(plan, store, "running") == set()
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("data/nope.jsonl", r"train-\S+ reads data/nope.jsonl, which is not here .*DIFFEMBED_DATA, or mend the plan"),
+        ("${NOT_SET_ANYWHERE}/rows.jsonl", r"train-\S+ cannot be computed: .*NOT_SET_ANYWHERE, which is not set"),
+    ],
+)
+def test_data_that_is_missing_is_named(make_plan, store, path, said):
+    sources = [{"kind": "rows", "path": path, "name": "rows"}]
+    with pytest.raises(InputError, match=said):
+        run_study(make_plan(fine_tuning={"data": {"sources": sources}}), store)
+
+
+def test_rows_may_be_named_by_a_variable(make_plan, data, monkeypatch):
+    monkeypatch.setenv("SOME_FOLDER", str(data))
+    sources = [{"kind": "rows", "path": "${SOME_FOLDER}/rows.jsonl", "name": "rows"}]
+    named, plain = make_plan(fine_tuning={"data": {"sources": sources}}), make_plan()
+    found = hash_inputs(make_graph(named)["train-bi-s0"])
+    assert found["${SOME_FOLDER}/rows.jsonl"] == hash_inputs(make_graph(plain)["train-bi-s0"])[str(data / "rows.jsonl")]
 
 
 def test_what_a_node_needs_comes_first(make_plan, store):

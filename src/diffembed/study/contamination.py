@@ -26,8 +26,10 @@ from diffembed.evaluation.tasks import AnyTask
 from diffembed.provenance import choices, hash_config, write_json
 from diffembed.study.graph import make_graph
 from diffembed.study.hidden_sentences import HiddenSentence, find_sentences
-from diffembed.study.plan import StudyPlan, suite_name
-from diffembed.study.store import Store, hash_inputs
+from diffembed.study.inputs import hash_inputs, say_missing
+from diffembed.study.plan import StudyPlan
+from diffembed.study.store import Store
+from diffembed.study.suites import suite_name
 from diffembed.study.word_runs import Hashes, Numbers, Runs
 from diffembed.training.config import TextConfig, TrainConfig
 from diffembed.training.contrast import load_rows
@@ -87,9 +89,8 @@ def require_clean(plan: StudyPlan, store: Store, notify: Callable[[str], None]) 
     """Compares once per data, plan and code. Raises InputError that names what was found, by id."""
     graph = make_graph(plan)
     inputs = {name: hash_inputs(node) for name, node in graph.items()}
-    missing = sorted(name for name, found in inputs.items() if found is None)
-    if missing:
-        raise InputError(f"{', '.join(missing[:3])} read data that is not here; set DIFFEMBED_DATA")
+    if missing := [graph[name] for name, found in inputs.items() if found is None]:
+        raise InputError(say_missing(missing))
     facts = {
         "inputs": inputs,
         "plan": contamination_key(plan),

@@ -15,8 +15,9 @@ from diffembed.errors import ConfigError
 from diffembed.evaluation.results import slug
 from diffembed.evaluation.suites.named import SUITES
 from diffembed.provenance import choices, hash_config
-from diffembed.study.plan import StudyPlan, task_names
+from diffembed.study.plan import StudyPlan
 from diffembed.study.sections import Objective
+from diffembed.study.suites import task_names
 from diffembed.training.config import AdaptConfig, ModelConfig, ObjectiveConfig, RunConfig, TrainConfig
 
 Kind = Literal["adapt", "train", "evaluate", "direction"]

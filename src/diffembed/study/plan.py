@@ -4,9 +4,8 @@ Read `StudyPlan`, then `load_plan`. A plan is checked whole before any compute: 
 differs from its control in more than it says, are refused. Knows nothing of how nodes are run.
 """
 
-import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,8 +13,7 @@ from diffembed.backbones.registry import MODELS, find_model
 from diffembed.backbones.shapes import native_config
 from diffembed.data.files import row_file_stem
 from diffembed.errors import ConfigError, UnknownNameError, require
-from diffembed.evaluation.suites.named import SUITES, find_suite
-from diffembed.evaluation.suites.reading import DATA_VARIABLE, find_place
+from diffembed.evaluation.suites.named import find_suite
 from diffembed.evaluation.systems.recipes import group_names
 from diffembed.study.sections import (
     FACTORS,
@@ -31,8 +29,9 @@ from diffembed.study.sections import (
     ShippedPlan,
     named_folder,
 )
+from diffembed.study.suites import check_suite, places_of, refuse_namesakes, result_names, suite_name
 from diffembed.training.config import DataConfig, OptimiserConfig
-from diffembed.training.settings import read_config, resolve_name, resolve_path
+from diffembed.training.settings import read_config, resolve_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,14 +249,14 @@ def load_plan(path: Path | str, overrides: Sequence[str] = ()) -> StudyPlan:
     for place, suites, purpose in _suites(plan):
         for suite, tasks in suites.items():
             try:
-                _check_suite(plan, suite, tasks, purpose)
+                check_suite(suite, tasks, purpose)
             except (ConfigError, UnknownNameError) as error:
                 raise type(error)(f"{path}: {place}: {error}") from error
     _refuse_choices_on_tests(path, plan)
     _check_ranges(path, plan)
     for place, suites, _ in _suites(plan):
-        _refuse_namesakes(f"{path}: {place}", suites)
-    known = [task for suite, tasks in plan.evaluation.suites.items() for task in _result_names(suite, tasks)]
+        refuse_namesakes(f"{path}: {place}", suites)
+    known = [task for suite, tasks in plan.evaluation.suites.items() for task in result_names(suite, tasks)]
     for skill, tasks in plan.primary.skills.items():
         for task in tasks:
             if task not in known:
@@ -275,11 +274,6 @@ def load_plan(path: Path | str, overrides: Sequence[str] = ()) -> StudyPlan:
                 "queries to average with other tasks; give it a skill of its own"
             )
     return plan
-
-
-def suite_name(suite: str) -> str:
-    """What `find_suite` takes: a name, or a folder with its variables filled in."""
-    return suite if suite in SUITES else str(resolve_path(suite))
 
 
 def _suites(plan: StudyPlan) -> Iterator[tuple[str, Mapping[str, tuple[str, ...]], str]]:
@@ -313,7 +307,7 @@ def _refuse_choices_on_tests(path: Path | str, plan: StudyPlan) -> None:
     # The development suites come last.
     for field, suites, purpose in _suites(plan):
         for suite, tasks in suites.items():
-            for place in sorted(_places(suite, tasks)):
+            for place in sorted(places_of(suite, tasks)):
                 if purpose == "test":
                     found.setdefault(place, f"{field} ({suite})")
                 elif place in found:
@@ -321,20 +315,6 @@ def _refuse_choices_on_tests(path: Path | str, plan: StudyPlan) -> None:
                         f"{path}: {field}: {suite} decides the learning rate and is tested on, for {found[place]} "
                         f"reads {place} too; name a development suite, or a folder that no test reads"
                     )
-
-
-def _places(suite: str, tasks: Sequence[str]) -> set[Path]:
-    """The folders and tables that tasks are read from, links followed; tables of a folder are named besides it."""
-    found = set()
-    for spec in find_suite(suite_name(suite)).tasks:
-        if spec.place and (not tasks or spec.name in tasks):
-            # Without a data folder the named suites are compared all the same.
-            whole = Path(os.environ.get(DATA_VARIABLE, ""), spec.place).absolute()
-            place = find_place(replace(spec, place=str(whole))).resolve()
-            found.add(place)
-            if place.is_dir():
-                found |= {file.resolve() for file in place.iterdir() if row_file_stem(file).endswith(".tsv")}
-    return found
 
 
 def _check_ranges(path: Path | str, plan: StudyPlan) -> None:
@@ -350,47 +330,3 @@ def _check_ranges(path: Path | str, plan: StudyPlan) -> None:
                 f"{path}: direction.num_ranges is {plan.direction.num_ranges}; {backbone}, the backbone of {arm}, has "
                 f"{num_layers} layers, allowed is 1 to that",
             )
-
-
-def _refuse_namesakes(place: str, suites: Mapping[str, tuple[str, ...]]) -> None:
-    """Results are found by the name of their task: two suites must not both have it."""
-    first: dict[str, str] = {}
-    for suite, tasks in suites.items():
-        for task in _result_names(suite, tasks):
-            if first.setdefault(task, suite) != suite:
-                raise ConfigError(f"{place}: {first[task]} and {suite} both have a task {task}; name it in one of them")
-
-
-def _check_suite(plan: StudyPlan, name: str, tasks: Sequence[str], purpose: str) -> None:
-    if name not in SUITES and ("/" not in name and "$" not in name):
-        raise UnknownNameError.of("suite", name, tuple(SUITES))
-    suite = find_suite(suite_name(name))
-    require(not suite.mteb_tasks, f"suite {name} is run through mteb, which keeps no per-query values; name another")
-    # Choices on test data would make the report worthless; development data in it would be no test.
-    require(
-        suite.purpose == purpose or name not in SUITES,
-        f"{name} is a {suite.purpose} suite; a {purpose} suite is needed here",
-    )
-    known = tuple(spec.name for spec in suite.tasks)
-    for task in tasks:
-        if task not in known:
-            raise UnknownNameError.of(f"task in suite {name!r}", task, known)
-
-
-def _result_names(suite: str, tasks: Sequence[str]) -> tuple[str, ...]:
-    """Names that results will have. Of a folder they follow from the names of its files, as in `read_folder`."""
-    if suite in SUITES:
-        return tuple(tasks) or task_names(suite)
-    place = Path(suite_name(suite))
-    files = {row_file_stem(file) for file in place.iterdir()} if place.is_dir() else set()
-    tables = sorted(file.removesuffix(".tsv") for file in files if file.endswith(".tsv"))
-    if not tables or files & {"qrels", "queries"}:
-        return (place.name,)
-    if {"train", "test"} <= set(tables):
-        return (f"{place.name}-classification", f"{place.name}-clustering")
-    return tuple(tables)
-
-
-def task_names(suite: str) -> tuple[str, ...]:
-    """All tasks of a named suite; none for a folder, which is not read here."""
-    return tuple(spec.name for spec in SUITES[suite].tasks) if suite in SUITES else ()

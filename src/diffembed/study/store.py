@@ -12,25 +12,19 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from diffembed.backbones.registry import MODELS
 from diffembed.code import hash_code
-from diffembed.embedding.checkpoint import CONFIG_FILE, checkpoint_folder, load_config
+from diffembed.embedding.checkpoint import CONFIG_FILE, load_config
 from diffembed.embedding.lora import WEIGHTS
-from diffembed.errors import CheckpointError, ConfigError, InputError, UnknownNameError
+from diffembed.errors import CheckpointError, InputError
 from diffembed.evaluation.results import load_result
 from diffembed.evaluation.scoring import TaskResult
-from diffembed.evaluation.suites.named import SUITES, find_suite
-from diffembed.evaluation.suites.reading import HAY_FILE, data_folder, find_place
-from diffembed.provenance import atomic_folder, environment, hash_config, hash_file, hash_text, write_json
-from diffembed.study.graph import CODE, Graph, Node, ScoreConfig, config_key
-from diffembed.study.plan import suite_name
+from diffembed.provenance import atomic_folder, environment, hash_config, hash_text, write_json
+from diffembed.study.graph import CODE, Graph, Node, config_key
+from diffembed.study.inputs import hash_inputs, hash_path, say_missing
 from diffembed.study.weights import hash_weights
-from diffembed.training.config import AdaptConfig, TrainConfig
-from diffembed.training.settings import resolve_path
 
 RECORD = "node.json"
 FAMILY = "family.json"
@@ -118,7 +112,7 @@ class Store:
         parent = None if node.parent is None else self.record(node.parent)
         inputs = hash_inputs(node)
         if inputs is None:
-            raise InputError(f"{node.name} reads data that is not here; set DIFFEMBED_DATA")
+            raise InputError(say_missing([node]))
         facts = {
             "config_key": config_key(graph, node.name),
             "code_key": hash_code(*CODE[node.kind]),
@@ -245,91 +239,3 @@ def _is_whole(model: Path) -> bool:
 def _by_number(path: Path) -> list[str]:
     """Names in order, and needle-256 before needle-1024."""
     return [part.zfill(9) if part.isdigit() else part for part in re.split(r"(\d+)", str(path))]
-
-
-def hash_inputs(node: Node) -> dict[str, str] | None:
-    """Name as in the plan -> hash of all that a node reads: files, folders, and the weights below its adapters.
-
-    None where one is not on this machine.
-    """
-    try:
-        return {name: hash_path(path) for name, path in _inputs(node)} | dict(_base_weights(node))
-    except (ConfigError, InputError, UnknownNameError, FileNotFoundError):
-        return None
-
-
-def _inputs(node: Node) -> Iterator[tuple[str, Path]]:
-    config = node.config
-    if isinstance(config, AdaptConfig):
-        yield from ((name, resolve_path(name)) for name in (*config.text.files, *config.text.held_out))
-    elif isinstance(config, TrainConfig):
-        root = Path() if config.data.root is None else resolve_path(config.data.root)
-        for source in config.data.sources:
-            if source.path is not None and source.sets and source.kind == "folder":
-                yield from ((f"{source.path}/{name}", root / source.path / name) for name in source.sets)
-            elif source.path is not None:
-                yield source.path, root / source.path
-            if source.exclude is not None:
-                yield source.exclude, root / source.exclude
-            if source.buried_in is not None:
-                yield source.buried_in, root / source.buried_in
-    else:
-        yield from _task_files(config)
-
-
-def _base_weights(node: Node) -> Iterator[tuple[str, str]]:
-    """Name and hash of the network that a node starts from where its parent does not say; of the hub, its revision.
-
-    Weights that the code draws itself, and those of a name or a hub id that pins nothing, have none: what was read of
-    them stands in the record of the run.
-    """
-    if node.parent is not None:
-        return
-    config = node.config
-    name = _system_name(config) if isinstance(config, ScoreConfig) else config.model.name
-    spec = MODELS.get(name)
-    if spec is not None and (pinned := spec.sha256 or spec.revision):
-        yield name, pinned[:16]
-    elif spec is None and name and (folder := resolve_path(name)).is_dir():
-        from diffembed.backbones.loading import fingerprint
-
-        is_network = (folder / "config.json").is_file()
-        yield name, fingerprint(folder)[:16] if is_network else hash_path(folder)
-
-
-def _system_name(config: ScoreConfig) -> str:
-    """`gemma-3-270m` of `gemma-3-270m:causal:mean`; empty where the model of the node before is scored."""
-    return (config.system or "").rpartition("@")[2].partition(":")[0]
-
-
-def _task_files(config: ScoreConfig) -> Iterator[tuple[str, Path]]:
-    name = _system_name(config)
-    shipped = checkpoint_folder(name) if name in MODELS else None
-    if shipped is not None:
-        # Unlike other names, it stands for other weights after each `study ship`.
-        yield name, shipped
-    for name, tasks in config.suites.items():
-        for spec in find_suite(suite_name(name)).tasks:
-            if tasks and spec.name not in tasks:
-                continue
-            if name not in SUITES:
-                yield name, Path(spec.place)
-                continue
-            if spec.is_hidden:
-                yield HAY_FILE, data_folder(None) / HAY_FILE
-            if spec.place:
-                yield spec.place, find_place(spec)
-
-
-def hash_path(path: Path) -> str:
-    """Hash of a file, or of all files of a folder with their names."""
-    if path.is_dir():
-        inside = sorted(child for child in path.rglob("*") if child.is_file())
-        return hash_text("\n".join(f"{child.relative_to(path)} {hash_path(child)}" for child in inside))
-    facts = path.stat()
-    return _hash_file(str(path), facts.st_size, facts.st_mtime_ns)
-
-
-@cache
-def _hash_file(path: str, size: int, changed_ns: int) -> str:
-    return hash_file(path)[:16]

@@ -1,0 +1,121 @@
+"""What a node reads, by name and hash: text, rows, tasks, and the weights that it starts from.
+
+Read `hash_inputs`. Names are those of the plan, so that equal data give equal hashes on every machine.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+
+from diffembed.backbones.registry import MODELS
+from diffembed.embedding.checkpoint import checkpoint_folder
+from diffembed.errors import ConfigError, InputError, UnknownNameError
+from diffembed.evaluation.suites.named import SUITES, find_suite
+from diffembed.evaluation.suites.reading import HAY_FILE, data_folder, find_place
+from diffembed.provenance import hash_file, hash_text
+from diffembed.study.graph import Node, ScoreConfig
+from diffembed.study.suites import suite_name
+from diffembed.training.config import AdaptConfig, TrainConfig
+from diffembed.training.settings import resolve_path
+
+
+def hash_inputs(node: Node) -> dict[str, str] | None:
+    """Name as in the plan -> hash of all that a node reads: files, folders, and the weights below its adapters.
+
+    None where one is not on this machine.
+    """
+    try:
+        return {name: hash_path(path) for name, path in _inputs(node)} | dict(_base_weights(node))
+    except (ConfigError, InputError, UnknownNameError, FileNotFoundError):
+        return None
+
+
+def say_missing(nodes: Sequence[Node]) -> str:
+    """A sentence on the first file or folder of nodes whose `hash_inputs` is None, and what to do."""
+    node = nodes[0]
+    others = f" ({len(nodes) - 1} other nodes miss data too)" if len(nodes) > 1 else ""
+    try:
+        missing = next((name for name, path in _inputs(node) if not path.exists()), "data")
+    except (ConfigError, InputError, UnknownNameError) as error:
+        return f"{node.name} cannot be computed: {error}{others}"
+    return (
+        f"{node.name} reads {missing}, which is not here{others}; name the data folder in DIFFEMBED_DATA, or mend "
+        "the plan"
+    )
+
+
+def _inputs(node: Node) -> Iterator[tuple[str, Path]]:
+    config = node.config
+    if isinstance(config, AdaptConfig):
+        yield from ((name, resolve_path(name)) for name in (*config.text.files, *config.text.held_out))
+    elif isinstance(config, TrainConfig):
+        root = Path() if config.data.root is None else resolve_path(config.data.root)
+        for source in config.data.sources:
+            if source.path is not None and source.sets and source.kind == "folder":
+                place = root / resolve_path(source.path)
+                yield from ((f"{source.path}/{name}", place / name) for name in source.sets)
+            elif source.path is not None:
+                yield source.path, root / resolve_path(source.path)
+            for name in (source.exclude, source.buried_in):
+                if name is not None:
+                    yield name, root / resolve_path(name)
+    else:
+        yield from _task_files(config)
+
+
+def _base_weights(node: Node) -> Iterator[tuple[str, str]]:
+    """Name and hash of the network that a node starts from where its parent does not say; of the hub, its revision.
+
+    Weights that the code draws itself, and those of a name or a hub id that pins nothing, have none: what was read of
+    them stands in the record of the run.
+    """
+    if node.parent is not None:
+        return
+    config = node.config
+    name = _system_name(config) if isinstance(config, ScoreConfig) else config.model.name
+    spec = MODELS.get(name)
+    if spec is not None and (pinned := spec.sha256 or spec.revision):
+        yield name, pinned[:16]
+    elif spec is None and name and (folder := resolve_path(name)).is_dir():
+        from diffembed.backbones.loading import fingerprint
+
+        is_network = (folder / "config.json").is_file()
+        yield name, fingerprint(folder)[:16] if is_network else hash_path(folder)
+
+
+def _system_name(config: ScoreConfig) -> str:
+    """`gemma-3-270m` of `gemma-3-270m:causal:mean`; empty where the model of the node before is scored."""
+    return (config.system or "").rpartition("@")[2].partition(":")[0]
+
+
+def _task_files(config: ScoreConfig) -> Iterator[tuple[str, Path]]:
+    name = _system_name(config)
+    shipped = checkpoint_folder(name) if name in MODELS else None
+    if shipped is not None:
+        # Unlike other names, it stands for other weights after each `study ship`.
+        yield name, shipped
+    for name, tasks in config.suites.items():
+        for spec in find_suite(suite_name(name)).tasks:
+            if tasks and spec.name not in tasks:
+                continue
+            if name not in SUITES:
+                yield name, Path(spec.place)
+                continue
+            if spec.is_hidden:
+                yield HAY_FILE, data_folder(None) / HAY_FILE
+            if spec.place:
+                yield spec.place, find_place(spec)
+
+
+def hash_path(path: Path) -> str:
+    """Hash of a file, or of all files of a folder with their names."""
+    if path.is_dir():
+        inside = sorted(child for child in path.rglob("*") if child.is_file())
+        return hash_text("\n".join(f"{child.relative_to(path)} {hash_path(child)}" for child in inside))
+    facts = path.stat()
+    return _hash_file(str(path), facts.st_size, facts.st_mtime_ns)
+
+
+@cache
+def _hash_file(path: str, size: int, changed_ns: int) -> str:
+    return hash_file(path)[:16]
