@@ -152,11 +152,11 @@ def test_a_document_that_the_plan_says_is_seen_stays_and_no_other(task):
     assert finding.is_allowed and finding.kind == "gold document"
     (finding,) = find_contamination([row(query=QUERY)], None, [(task, ())]).findings
     assert not finding.is_allowed
-    with pytest.raises(ConfigError, match=r"evaluation\.seen names t/other, t/q, which training does not hold"):
-        find_contamination(rows, None, [(task, ())], seen=["t/other", "t/g", "t/q"])
-    # A query is never allowed, whatever the plan says.
-    (finding,) = find_contamination([row(query=QUERY)], None, [(task, ())], seen=["t/q"]).findings
-    assert not finding.is_allowed
+    with pytest.raises(ConfigError, match=r"evaluation\.seen names t/other, t/q, which is no gold document that would"):
+        find_contamination([*rows, row(query=QUERY)], None, [(task, ())], seen=["t/other", "t/g", "t/q"])
+    # What only kin holds is allowed without being named.
+    with pytest.raises(ConfigError, match=r"evaluation\.seen names t/g"):
+        find_contamination([row(positive=GOLD, source="kin")], None, [(task, ("kin",))], seen=["t/g"])
 
 
 def test_a_document_too_short_for_runs_is_refused_outside_its_kin_too(task):
@@ -221,5 +221,5 @@ def test_hidden_sentences_have_a_line_in_the_report(whole, tmp_path):
     findings = [{**finding, "task": family} for family in ("needle", "passkey", "needle")]
     path.write_text(json.dumps({**stored, "findings": findings}), encoding="utf-8")
     page = render_markdown(contamination_blocks(find(plan, store), store))
-    assert "| needle | - | - | - | 2 templates |\n| passkey | - | - | - | 1 templates |" in page
+    assert "| needle | - | - | - | 2 templates |\n| passkey | - | - | - | 1 template |" in page
     assert "| finding | 40 |" in page

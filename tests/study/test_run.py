@@ -3,6 +3,8 @@
 import itertools
 import json
 import shutil
+import signal
+import threading
 import time
 from dataclasses import replace
 from types import SimpleNamespace
@@ -17,9 +19,10 @@ from diffembed.errors import CheckpointError, ConfigError, InputError, UnknownNa
 from diffembed.evaluation.results import load_result
 from diffembed.provenance import hash_file
 from diffembed.study import execute as execute_module
+from diffembed.study import run as run_module
 from diffembed.study import store as store_module
 from diffembed.study.graph import make_graph
-from diffembed.study.inputs import hash_inputs
+from diffembed.study.inputs import hash_inputs, say_missing
 from diffembed.study.run import chosen_rates, node_rows, run_study
 from diffembed.study.store import Store
 
@@ -139,7 +142,10 @@ def test_only_one_process_works_on_a_node(make_plan, store):
 @pytest.mark.parametrize(
     ("path", "said"),
     [
-        ("data/nope.jsonl", r"train-\S+ reads data/nope.jsonl, which is not here .*DIFFEMBED_DATA, or mend the plan"),
+        (
+            "data/nope.jsonl",
+            r"train-\S+ reads data/nope.jsonl, which is not here .*set DIFFEMBED_DATA, or mend",
+        ),
         ("${NOT_SET_ANYWHERE}/rows.jsonl", r"train-\S+ cannot be computed: .*NOT_SET_ANYWHERE, which is not set"),
     ],
 )
@@ -168,33 +174,44 @@ def test_what_a_node_needs_comes_first(make_plan, store):
 
 
 def test_minutes_end_a_node_and_the_next_run_takes_it_up(make_plan, store, monkeypatch):
-    plan, steps = make_plan(), []
+    plan, begun, said = make_plan(), [], []
 
-    def slow(store, graph, node, notify):
-        steps.append(node.name)
-        while len(steps) == 1:
-            time.sleep(0.01)
-        raise KeyboardInterrupt
+    def long(store, graph, node, notify):
+        begun.append(node.name)
+        signal.raise_signal(signal.SIGALRM)
+        pytest.fail("the alarm did not end the node")
 
-    monkeypatch.setattr("diffembed.study.run.execute", slow)
+    monkeypatch.setattr("diffembed.study.run.execute", long)
     monkeypatch.setattr("diffembed.study.run.require_clean", lambda *_: None)
     monkeypatch.setattr("diffembed.study.run.keep_costs", lambda *_: None)
-    said = []
-    states = run_study(plan, store, max_minutes=0.002, notify=said.append)
-    assert steps == ["adapt-causal"] and states["adapt-causal"].name == "ready"
-    assert said == ["adapt-causal begins", "0.002 minutes are over; the same command goes on from here"]
-    with pytest.raises(KeyboardInterrupt):
-        run_study(plan, store)
-    assert steps == ["adapt-causal"] * 2
+    for _ in range(2):
+        states = run_study(plan, store, max_minutes=1e3, notify=said.append)
+        assert states["adapt-causal"].name == "ready"
+    assert begun == ["adapt-causal"] * 2
+    assert said == ["adapt-causal begins", "1000 minutes are over; the same command goes on from here"] * 2
+
+
+def test_the_alarm_is_set_to_the_minutes_left_and_taken_back():
+    with run_module._limited(time.monotonic() + 1e3):
+        assert 990 < signal.getitimer(signal.ITIMER_REAL)[0] <= 1e3
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
 
 
 def test_a_session_that_dies_has_counted_its_time(store, monkeypatch):
-    monkeypatch.setattr(execute_module, "CLOCK_S", 0.01)
+    monkeypatch.setattr(execute_module, "CLOCK_S", 0.001)
+    written, write = threading.Event(), execute_module._Clock._write
+    monkeypatch.setattr(execute_module._Clock, "_write", lambda clock: (write(clock), written.set()))
+    monkeypatch.setattr(execute_module._Clock, "seconds", 90.0)
     with execute_module._Clock(store.runs / "adapt-causal" / "key"):
-        while (store.seconds_so_far("adapt-causal") or 0) < 0.2:
-            time.sleep(0.01)
+        assert written.wait(60) and store.seconds_so_far("adapt-causal") == 90.0
+
+
+def test_the_time_of_sessions_adds_up(store, monkeypatch):
+    (store.runs / "adapt-causal").mkdir(parents=True)
+    (store.runs / "adapt-causal" / "key.seconds").write_text("90.0")
     with execute_module._Clock(store.runs / "adapt-causal" / "key") as clock:
-        assert clock.seconds > 0.2
+        assert 90 <= clock.seconds < 1000
+    assert 90 <= store.seconds_so_far("adapt-causal") < 1000
 
 
 def test_weights_that_are_not_those_of_the_record_are_not_used(whole, data, tmp_path):
@@ -226,9 +243,21 @@ def test_a_folder_below_is_named_by_what_it_holds(make_plan, tmp_path):
     (folder / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}" + b"weights")
     assert hash_inputs(node)[str(folder)] != first
     shutil.rmtree(folder)
+    assert hash_inputs(node) is None
+    assert say_missing([node]).startswith(f"train-bi-s0 reads {folder}, which is not here")
     folder.mkdir()
     (folder / "embedder.json").write_text("{}", encoding="utf-8")
-    assert hash_inputs(node)[str(folder)] not in (first, None)
+    assert hash_inputs(node)[str(folder)] != first
+
+
+def test_both_parts_of_a_published_pair_are_inputs(make_plan, tmp_path):
+    for name in ("base", "adapter"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(name), encoding="utf-8")
+    system = f"llm2vec@{tmp_path}/base+{tmp_path}/adapter"
+    graph = make_graph(make_plan(evaluation={"baselines": ["bm25", system]}))
+    found = hash_inputs(next(node for node in graph.values() if node.arm == system))
+    assert {f"{tmp_path}/base", f"{tmp_path}/adapter"} <= set(found)
 
 
 def test_contamination_is_asked_before_what_was_trained_is_scored(whole, data, tmp_path, monkeypatch):
@@ -250,7 +279,14 @@ def test_where_nothing_is_left_to_compute_another_comparison_is_still_made(whole
     monkeypatch.setattr("diffembed.study.run.require_clean", lambda *_: asked.append(1))
     run_study(plan, store)
     assert not asked
-    (store.results / "contamination.json").unlink()
+    path = store.results / "contamination.json"
+    found = json.loads(path.read_text(encoding="utf-8"))
+    query = {"kind": "query", "task": "t", "test_id": "q", "place": "rows/1", "cover": 1.0, "is_allowed": False}
+    path.write_text(json.dumps({**found, "findings": [query]}), encoding="utf-8")
+    for _ in range(2):
+        with pytest.raises(InputError, match="training has seen what is tested: query q of t in rows/1"):
+            run_study(plan, store)
+    path.unlink()
     run_study(plan, store)
     assert asked == [1]
 

@@ -156,7 +156,7 @@ def contamination_blocks(findings: Findings, store: Store) -> list[Block]:
         kinds[finding["kind"], finding["task"]] = kinds.get((finding["kind"], finding["task"]), 0) + 1
     counts: dict[str, list[str]] = {}
     for (kind, task), count in sorted(kinds.items()):
-        counts.setdefault(task, []).append(f"{count} {_plural(kind)}")
+        counts.setdefault(task, []).append(_counted(count, kind))
     rows = [
         [
             marked(task, findings.plan.shipped_row_sets),
@@ -173,7 +173,7 @@ def contamination_blocks(findings: Findings, store: Store) -> list[Block]:
         Heading("What training has seen of the tests"),
         Paragraph(
             f"{found['num_row_texts']:,} texts of training rows and {found['num_text_words']:,} words of adaptation "
-            "text were compared with every test before any compute. A query, a (query, gold) pair, a gold document "
+            "text were compared with every test. A query, a (query, gold) pair, a gold document "
             "of which more than a fifth of the runs of 13 words occur, or a passkey or needle sentence stops the "
             "study; gold documents of sets that share them with training by design (package descriptions, abstracts) "
             "are counted instead. \\* in-domain."
@@ -184,8 +184,9 @@ def contamination_blocks(findings: Findings, store: Store) -> list[Block]:
     ]
 
 
-def _plural(kind: str) -> str:
-    return "queries" if kind == "query" else f"{kind}s"
+def _counted(count: int, kind: str) -> str:
+    many = "queries" if kind == "query" else f"{kind}s"
+    return f"{count:,} {kind if count == 1 else many}"
 
 
 def _hours(seconds: float) -> str:

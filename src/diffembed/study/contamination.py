@@ -190,7 +190,7 @@ def find_contamination(
 ) -> Contamination:
     """Everything of the tasks that rows or adaptation text hold. Kin: sets that may hold documents of the task.
 
-    seen: `task/id` of gold documents that are allowed wherever they stand; raises ConfigError for one not found.
+    seen: `task/id` of gold documents that are allowed wherever they stand. Raises ConfigError for any other.
     """
     numbers = Numbers()
     tests = [test for task, kin in tasks for test in _encode(task, kin, numbers)]
@@ -199,15 +199,18 @@ def find_contamination(
     for made_of, part in groupby(row_texts.items(), key=lambda item: item[0][1]):
         search.look(((place, content) for (content, _), place in part), made_of, is_row=True)
     num_text_words = search.look(_file_texts(text), "", is_row=False)
-    judged = [_judge(test, search, seen) for test in tests]
-    found = {f"{finding.task}/{finding.test_id}" for finding in judged if finding is not None}
-    if idle := [name for name in seen if name not in found]:
-        raise ConfigError(f"evaluation.seen names {', '.join(idle)}, which training does not hold; leave it out")
+    judged = [finding for test in tests if (finding := _judge(test, search)) is not None]
+    refused = {_address(finding) for finding in judged if finding.kind == "gold document" and not finding.is_allowed}
+    if idle := [name for name in seen if name not in refused]:
+        raise ConfigError(
+            f"evaluation.seen names {', '.join(idle)}, which is no gold document that would be refused; leave it out"
+        )
+    judged = [replace(finding, is_allowed=True) if _address(finding) in seen else finding for finding in judged]
     return Contamination(
         num_row_texts=len({content for content, _ in row_texts}),
         num_text_words=num_text_words,
         tasks={task.name: _facts(task, kin, tests, search) for task, kin in tasks},
-        findings=tuple(dict.fromkeys([*filter(None, judged), *search.templates()])),
+        findings=tuple(dict.fromkeys([*judged, *search.templates()])),
     )
 
 
@@ -304,7 +307,7 @@ class _Search:
         return float((held >= 0).mean()), place
 
     def query(self, test: _Test) -> str:
-        """The place that holds it whole; "" where none does."""
+        """The place that holds it whole, or its first run where all of them occur; "" where one is missing."""
         runs = self._runs.get(min(len(test.ids), GRAM_WORDS))
         held = runs.find(test.ids) if runs is not None else np.full(1, -1)
         return self._equal(test) or (self._places[held[0]] if (held >= 0).all() else "")
@@ -321,7 +324,12 @@ class _Search:
             )  # fmt: skip
 
 
-def _judge(test: _Test, search: _Search, seen: Sequence[str]) -> Finding | None:
+def _address(finding: Finding) -> str:
+    """As a plan names it."""
+    return f"{finding.task}/{finding.test_id}"
+
+
+def _judge(test: _Test, search: _Search) -> Finding | None:
     """A query is refused wherever it stands; a gold document is allowed where only sets hold it that may share it."""
     if not test.is_gold:
         place = search.query(test)
@@ -332,8 +340,7 @@ def _judge(test: _Test, search: _Search, seen: Sequence[str]) -> Finding | None:
     cover_elsewhere, elsewhere = search.document(test, but=test.kin)
     if cover_elsewhere <= MAX_COVER:
         return _finding("gold document", test, place, cover, is_allowed=True)
-    is_known = f"{test.task.name}/{test.id}" in seen
-    return _finding("gold document", test, elsewhere, cover_elsewhere, is_allowed=is_known)
+    return _finding("gold document", test, elsewhere, cover_elsewhere, is_allowed=False)
 
 
 def _finding(kind: str, test: _Test, place: str, cover: float, *, is_allowed: bool) -> Finding:

@@ -22,9 +22,10 @@ from diffembed.evaluation.systems.vector_cache import vectors_folder
 from diffembed.provenance import atomic_file, write_json
 from diffembed.records import Encoder
 from diffembed.study.graph import Graph, Node, ScoreConfig
+from diffembed.study.loading import load_scored
 from diffembed.study.store import Store
 from diffembed.study.suites import suite_name
-from diffembed.study.weights import join_adapters, link_adapters, load_scored, narrow_adapters
+from diffembed.study.weights import join_adapters, link_adapters, narrow_adapters
 from diffembed.training.config import AdaptConfig, TrainConfig
 
 KEPT_HITS = 10

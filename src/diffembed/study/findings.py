@@ -31,8 +31,7 @@ from diffembed.study.store import Store
 MARK = " \\*"
 """Behind the names of in-domain tasks, and of skills that hold one."""
 FEW_SEEDS = 5
-"""Redrawn, fewer cannot reach beyond their own extremes: with three seeds of a spread like that of the queries' mean
-an interval of 95 % covered 85 to 93 % of simulated truths."""
+"""Fewer, redrawn, cannot reach beyond their own extremes: an interval over them is narrower than it says."""
 NUM_REDRAWS = 1_000
 """Of a rank correlation, which is computed anew for each; means over queries take significance.NUM_RESAMPLES."""
 Floats = NDArray[np.float64]

@@ -28,8 +28,8 @@ PLACE = "-"
 CODE: Mapping[Kind, tuple[str, ...]] = {
     "adapt": ("diffembed.training.adapt", "diffembed.study.weights"),
     "train": ("diffembed.training.contrast", "diffembed.study.weights"),
-    "evaluate": ("diffembed.evaluation.run", "diffembed.study.weights"),
-    "direction": ("diffembed.analysis.direction", "diffembed.evaluation.run", "diffembed.study.weights"),
+    "evaluate": ("diffembed.evaluation.run", "diffembed.study.loading"),
+    "direction": ("diffembed.analysis.direction", "diffembed.evaluation.run", "diffembed.study.loading"),
 }
 """Kind -> modules whose code makes the result."""
 

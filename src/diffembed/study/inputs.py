@@ -14,9 +14,10 @@ from diffembed.evaluation.suites.named import SUITES, find_suite
 from diffembed.evaluation.suites.reading import HAY_FILE, data_folder, find_place
 from diffembed.provenance import hash_file, hash_text
 from diffembed.study.graph import Node, ScoreConfig
+from diffembed.study.sections import named_folder
 from diffembed.study.suites import suite_name
 from diffembed.training.config import AdaptConfig, TrainConfig
-from diffembed.training.settings import resolve_path
+from diffembed.training.settings import resolve_name, resolve_path
 
 
 def hash_inputs(node: Node) -> dict[str, str] | None:
@@ -35,13 +36,11 @@ def say_missing(nodes: Sequence[Node]) -> str:
     node = nodes[0]
     others = f" ({len(nodes) - 1} other nodes miss data too)" if len(nodes) > 1 else ""
     try:
-        missing = next((name for name, path in _inputs(node) if not path.exists()), "data")
+        read = (*_inputs(node), *_base_folders(node))
+        missing = next((name for name, path in read if not path.exists()), "data")
     except (ConfigError, InputError, UnknownNameError) as error:
         return f"{node.name} cannot be computed: {error}{others}"
-    return (
-        f"{node.name} reads {missing}, which is not here{others}; name the data folder in DIFFEMBED_DATA, or mend "
-        "the plan"
-    )
+    return f"{node.name} reads {missing}, which is not here{others}; set DIFFEMBED_DATA, or mend the plan"
 
 
 def _inputs(node: Node) -> Iterator[tuple[str, Path]]:
@@ -64,36 +63,48 @@ def _inputs(node: Node) -> Iterator[tuple[str, Path]]:
 
 
 def _base_weights(node: Node) -> Iterator[tuple[str, str]]:
-    """Name and hash of the network that a node starts from where its parent does not say; of the hub, its revision.
+    """Name and hash of what a node starts from where its parent does not say; of the hub, its revision.
 
     Weights that the code draws itself, and those of a name or a hub id that pins nothing, have none: what was read of
     them stands in the record of the run.
     """
+    from diffembed.backbones.loading import fingerprint
+
+    for name in _bases(node):
+        spec = MODELS.get(name)
+        if spec is not None and (pinned := spec.sha256 or spec.revision):
+            yield name, pinned[:16]
+    for name, folder in _base_folders(node):
+        yield name, fingerprint(folder)[:16] if (folder / "config.json").is_file() else hash_path(folder)
+
+
+def _base_folders(node: Node) -> Iterator[tuple[str, Path]]:
+    for name in _bases(node):
+        if (folder := named_folder(resolve_name(name))) is not None:
+            yield name, folder
+
+
+def _bases(node: Node) -> list[str]:
+    """Names of the networks, and of adapters of others, that a node starts from; none where its parent says."""
     if node.parent is not None:
-        return
-    config = node.config
-    name = _system_name(config) if isinstance(config, ScoreConfig) else config.model.name
-    spec = MODELS.get(name)
-    if spec is not None and (pinned := spec.sha256 or spec.revision):
-        yield name, pinned[:16]
-    elif spec is None and name and (folder := resolve_path(name)).is_dir():
-        from diffembed.backbones.loading import fingerprint
-
-        is_network = (folder / "config.json").is_file()
-        yield name, fingerprint(folder)[:16] if is_network else hash_path(folder)
+        return []
+    if not isinstance(node.config, ScoreConfig):
+        return [node.config.model.name]
+    # Word matching has no weights.
+    return [name for name in _system_names(node.config) if name in MODELS or "/" in name]
 
 
-def _system_name(config: ScoreConfig) -> str:
-    """`gemma-3-270m` of `gemma-3-270m:causal:mean`; empty where the model of the node before is scored."""
-    return (config.system or "").rpartition("@")[2].partition(":")[0]
+def _system_names(config: ScoreConfig) -> list[str]:
+    """`gemma-3-270m` of `gemma-3-270m:causal:mean`, base and adapter of `llm2vec@BASE+ADAPTER`."""
+    return (config.system or "").rpartition("@")[2].partition(":")[0].split("+")
 
 
 def _task_files(config: ScoreConfig) -> Iterator[tuple[str, Path]]:
-    name = _system_name(config)
-    shipped = checkpoint_folder(name) if name in MODELS else None
-    if shipped is not None:
-        # Unlike other names, it stands for other weights after each `study ship`.
-        yield name, shipped
+    for name in _system_names(config):
+        shipped = checkpoint_folder(name) if name in MODELS else None
+        if shipped is not None:
+            # Unlike other names, it stands for other weights after each `study ship`.
+            yield name, shipped
     for name, tasks in config.suites.items():
         for spec in find_suite(suite_name(name)).tasks:
             if tasks and spec.name not in tasks:

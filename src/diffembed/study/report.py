@@ -277,8 +277,9 @@ def _curve(findings: Findings) -> list[Block]:
     skills, seed = list(plan.primary.skills), plan.arms[curve.arm].seeds[0]
     end = f"evaluate-{curve.arm}-s{seed}"
     points = [(step, f"evaluate-{curve.arm}@{step}") for step in curve.at_steps] + [(plan.adaptation.num_steps, end)]
-    if (start := f"evaluate-{_unadapted(plan, curve.arm)}-s{seed}") in findings.graph:
-        points.insert(0, (0, start))
+    start = _unadapted(plan, curve.arm)
+    if start is not None and seed in plan.arms[start].seeds:
+        points.insert(0, (0, f"evaluate-{start}-s{seed}"))
     rows = [
         [
             f"{step * plan.adaptation.step_tokens:,}",

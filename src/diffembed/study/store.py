@@ -163,7 +163,8 @@ class Store:
         shutil.rmtree(aside, ignore_errors=True)
         with atomic_folder(aside) as part:
             facts = write(part)
-            made = {model.name: hash_weights(model) for model in sorted(part.glob("model*"))}
+            models = sorted(part.glob("model*")) if node.kind in ("adapt", "train") else []
+            made = {model.name: hash_weights(model) for model in models}
             record = {"node": node.name, "kind": node.kind, **key, "made": made, "seconds": round(seconds, 1), **facts,
                       "environment": environment()}  # fmt: skip
             write_json(part / RECORD, record)

@@ -1,4 +1,4 @@
-"""What happens to weights between two nodes of a study: narrowed, shared, joined, read for scoring, and named.
+"""What happens to weights between two nodes of a study: narrowed, shared, joined, and named.
 
 Read `hash_weights`. All of it changes numbers, so it is part of the code that a result depends on (`graph.CODE`).
 Knows no plan, no graph and no store.
@@ -10,10 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from diffembed.embedding.checkpoint import CONFIG_FILE, load_config
-from diffembed.embedding.embedder import Embedder
 from diffembed.embedding.lora import ADAPTER, WEIGHTS, join_lora
 from diffembed.errors import ConfigError
-from diffembed.evaluation.systems.recipes import with_limit
 from diffembed.provenance import atomic_folder, hash_config, hash_file, write_json
 
 
@@ -54,12 +52,3 @@ def join_adapters(model: Path, target: Path, *, rank: int) -> Path:
             join_lora([model / adapter for adapter in config.adapters], part / ADAPTER, rank=rank)
             write_json(part / CONFIG_FILE, replace(config, adapters=(ADAPTER,)).as_dict())
     return target
-
-
-def load_scored(model: Path, *, dtype: str, name: str) -> Embedder:
-    """A trained model as it is scored, under another name than its folder, so that no path reaches a result."""
-    embedder = Embedder.load(str(model), dtype=dtype)
-    # Training reads the beginnings of long texts, its model all of them; suites and the plan set their own limits.
-    embedder = with_limit(embedder, embedder.backbone.max_tokens)
-    embedder.name = name
-    return embedder
