@@ -85,7 +85,7 @@ def _what_it_is(plan: StudyPlan) -> str:
     return (
         f"This study is small and controlled: one network ({backbones[0]}), {adapted}{made}"
         + (f"{once}it would give." if plan.objectives else "")
-        + " It tests the *objective* at the scale of low-rank adapters, not 580 billion tokens of diffusion "
+        + " It tests the objective, at the scale of low-rank adapters, not 580 billion tokens of diffusion "
         "pre-training as the 7B models of arXiv 2505.15045 had; a difference that is absent here may still come with "
         "scale, and one that is found here needs no scale."
     )
