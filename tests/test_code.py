@@ -7,8 +7,8 @@ from diffembed import code
 from diffembed.study.graph import CODE
 
 
-def closure(module):
-    seen, waiting = set(), [module]
+def closure(*modules):
+    seen, waiting = set(), [*modules]
     while waiting:
         name = waiting.pop()
         if name not in seen:
@@ -17,12 +17,16 @@ def closure(module):
     return seen
 
 
-def test_training_depends_on_its_losses_and_not_on_suites_pages_or_the_study():
-    (module,) = CODE["train"]
-    found = closure(module)
-    assert {"diffembed.training.losses", "diffembed.embedding.packing", "diffembed.data.mixing"} <= found
-    assert not {name for name in found if name.split(".")[1:2] in (["evaluation"], ["study"], ["cli"], ["analysis"])}
-    assert not {name for name in closure(CODE["evaluate"][0]) if name.startswith("diffembed.training")}
+def test_results_depend_on_the_code_that_makes_them_and_on_no_other():
+    found = {kind: closure(*modules) for kind, modules in CODE.items()}
+    train = found["train"]
+    assert {"diffembed.training.losses", "diffembed.embedding.packing", "diffembed.data.mixing"} <= train
+    assert not {name for name in train if name.split(".")[1:2] in (["evaluation"], ["cli"], ["analysis"])}
+    assert not {name for name in found["evaluate"] if name.startswith("diffembed.training")}
+    # Of the study: what hands weights from node to node, and neither plans nor pages.
+    study = {kind: {name for name in names if name.startswith("diffembed.study.")} for kind, names in found.items()}
+    assert study["adapt"] == study["train"] == {"diffembed.study.weights"}
+    assert study["evaluate"] == study["direction"] == {"diffembed.study.loading"}
 
 
 def test_comments_and_docstrings_leave_the_hash_as_it_is(monkeypatch, tmp_path):
