@@ -221,6 +221,18 @@ def test_a_skill_of_several_kinds_is_taken_apart(copied, make_plan, tmp_path, mo
     assert "\n## Skills taken apart\n" in write(plan, store, tmp_path, monkeypatch)[0].decode()
 
 
+def test_what_attention_alone_changes_is_compared_though_no_arm_declares_it(copied, make_plan):
+    _, store = copied
+    for kind in ("train", "evaluate"):
+        shutil.copytree(store.results / f"{kind}-bi-s0", store.results / f"{kind}-ar-mean-s0", symlinks=True)
+    plan = make_plan(arms={"ar-mean": {"attention": "causal", "control": "ar-cpt", "differs_in": ["objective"]}})
+    graph = make_graph(plan)
+    for name in ("train-ar-mean-s0", "evaluate-ar-mean-s0"):
+        change(store.results / name / "node.json", config_key=config_key(graph, name))
+    pairs = [(test.a, test.b) for test in find(plan, store).exploratory if test.skill == "reasoning"]
+    assert pairs[:2] == [("ar-mean", "ar-cpt"), ("bi", "ar-mean")] and pairs.count(("bi", "ar-mean")) == 1
+
+
 def test_results_of_another_plan_are_not_reported(copied, make_plan):
     _, store = copied
     other = make_plan(arms={"bi": {"attention": "bidirectional", "pooling": "last"}})

@@ -6,6 +6,7 @@ Read `find`. Only per-query values on disk are read; nothing is encoded or train
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -144,6 +145,13 @@ def find(plan: StudyPlan, store: Store) -> Findings:
         (name, arm.control)
         for name, arm in plan.arms.items()
         if name != subject and arm.control is not None and arm.control != subject
+    ]
+    # What attention alone changes, before each objective and without one.
+    others += [
+        (a, b)
+        for a, b in permutations(plan.arms, 2)
+        if plan.differences(a, b) == ["attention"] and plan.arms[a].attention == "bidirectional"
+        if a != subject and (a, b) not in others
     ]
     beside = [
         name for name in (*plan.arms, *plan.evaluation.baselines) if name not in (subject, *plan.primary.controls)

@@ -94,6 +94,11 @@ class StudyPlan:
             "num_steps": self.fine_tuning.num_steps if config.num_steps is None else config.num_steps,
         }
 
+    def differences(self, a: str, b: str) -> list[str]:
+        """The factors in which two arms differ, found and not declared."""
+        mine, theirs = self.factors(a), self.factors(b)
+        return [factor for factor in FACTORS if mine[factor] != theirs[factor]]
+
     @property
     def objectives(self) -> tuple[Objective, ...]:
         """The adaptations there are, each once."""
@@ -163,7 +168,7 @@ class StudyPlan:
             raise UnknownNameError(f"arms.{name}.control: {UnknownNameError.of('arm', arm.control, tuple(self.arms))}")
         require(arm.control != name, f"arms.{name} is its own control")
         mine, theirs = self.factors(name), self.factors(arm.control)
-        found = {factor for factor in FACTORS if mine[factor] != theirs[factor]}
+        found = set(self.differences(name, arm.control))
         said = set(arm.differs_in)
         if more := [factor for factor in FACTORS if factor in found - said]:
             values = ", ".join(f"{factor} ({mine[factor]} against {theirs[factor]})" for factor in more)

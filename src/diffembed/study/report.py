@@ -156,11 +156,10 @@ def _primary(findings: Findings) -> list[Block]:
 
 
 def _factors(plan: StudyPlan, a: str, b: str) -> str:
-    """What separates two arms, found and not declared; `-` beside a system that is no arm."""
+    """What separates two arms; `-` beside a system that is no arm."""
     if a not in plan.arms or b not in plan.arms:
         return "-"
-    mine, theirs = plan.factors(a), plan.factors(b)
-    return ", ".join(name for name in mine if mine[name] != theirs[name]) or "nothing"
+    return ", ".join(plan.differences(a, b)) or "nothing"
 
 
 def _test_columns(level: float) -> list[str]:
