@@ -20,6 +20,11 @@ from diffembed.study.report import write_study
 from diffembed.study.store import Store
 
 
+@pytest.fixture(autouse=True)
+def fewer_draws(monkeypatch):
+    monkeypatch.setattr(findings_module, "NUM_REDRAWS", 100)
+
+
 @pytest.fixture
 def copied(whole, data, tmp_path):
     """(plan, store) of the finished study, to be changed."""

@@ -34,7 +34,7 @@ def encode(
     Columns: id, vector (float32), num_tokens, is_truncated. Rows keep the order and the ids of the file.
 
     For example:
-        echo 'Tides rise.' | diffembed encode - --out vectors.parquet
+        echo 'Tides rise.' | diffembed encode - --out vectors.parquet --model all-minilm-l6-v2
 
     Parameters
     ----------
