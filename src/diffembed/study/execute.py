@@ -183,9 +183,8 @@ def _settings(config: ScoreConfig) -> EvaluateConfig:
 
 def _embedder(store: Store, node: Node, config: ScoreConfig) -> Embedder:
     """The parent's model under the node's own name."""
-    name = node.arm or node.name
-    name = name if node.seed is None else f"{name}-s{node.seed}"
-    return load_scored(store.model(node), dtype=config.dtype, name=name)
+    name = node.arm if node.seed is None else f"{node.arm}-s{node.seed}"
+    return load_scored(store.model(node), dtype=config.dtype, name=name or node.name)
 
 
 def _without_tails(result: TaskResult) -> TaskResult:

@@ -121,9 +121,7 @@ def find(plan: StudyPlan, store: Store) -> Findings:
 
     def test(name: str, tasks: Sequence[str], a: str, b: str, found: Comparison, p_holm: float | None) -> SkillTest:
         counts = (len(systems[a]), len(systems[b]))
-        return SkillTest(
-            skill=name, tasks=tuple(tasks), a=a, b=b, comparison=found, p_holm=p_holm, num_seeds=counts
-        )  # fmt: skip
+        return SkillTest(skill=name, tasks=tuple(tasks), a=a, b=b, comparison=found, p_holm=p_holm, num_seeds=counts)
 
     def explore(asked: Mapping[str, Sequence[str]], pairs: Iterable[tuple[str, str]]) -> tuple[SkillTest, ...]:
         return tuple(
@@ -134,30 +132,11 @@ def find(plan: StudyPlan, store: Store) -> Findings:
         )
 
     subject = plan.primary.subject
-    family = {
-        (skill, control): compare(skills[skill], subject, control)
-        for skill in skills
-        for control in plan.primary.controls
-    }
+    planned = [(subject, control) for control in plan.primary.controls]
+    family = {(skill, b): compare(tasks, a, b) for skill, tasks in skills.items() for a, b in planned}
     p_values = {"\0".join(key): 1.0 if found is None else found.p_value for key, found in family.items()}
     corrected = holm(p_values)
-    others = [
-        (name, arm.control)
-        for name, arm in plan.arms.items()
-        if name != subject and arm.control is not None and arm.control != subject
-    ]
-    # What attention alone changes, before each objective and without one.
-    others += [
-        (a, b)
-        for a, b in permutations(plan.arms, 2)
-        if plan.differences(a, b) == ["attention"] and plan.arms[a].attention == "bidirectional"
-        if a != subject and (a, b) not in others
-    ]
-    beside = [
-        name for name in (*plan.arms, *plan.evaluation.baselines) if name not in (subject, *plan.primary.controls)
-    ]
-    pairs = [*((subject, control) for control in plan.primary.controls), *others]
-    pairs += [(subject, name) for name in beside if name in plan.arms]
+    pairs = _other_pairs(plan)
     kinds = {
         f"{skill}: {kind}": some
         for skill, tasks in skills.items()
@@ -177,14 +156,28 @@ def find(plan: StudyPlan, store: Store) -> Findings:
             if found is not None
         ),
         untested=tuple(key for key, found in family.items() if found is None),
-        exploratory=explore(skills, [*others, *((subject, name) for name in beside)]),
-        by_kind=tuple(sorted(explore(kinds, pairs), key=lambda one: list(kinds).index(one.skill))),
+        exploratory=explore(skills, [*pairs, *((subject, name) for name in plan.evaluation.baselines)]),
+        by_kind=tuple(sorted(explore(kinds, [*planned, *pairs]), key=lambda one: list(kinds).index(one.skill))),
         directions={
             node.arm: store.directions_of(name)
             for name, node in graph.items()
             if node.kind == "direction" and name in current
         },
     )
+
+
+def _other_pairs(plan: StudyPlan) -> list[tuple[str, str]]:
+    """Pairs of arms outside the primary family: arms and their controls, what attention alone changes (before each
+    objective and without one), and the subject against every other arm."""
+    subject, controls = plan.primary.subject, plan.primary.controls
+    pairs = [(name, arm.control) for name, arm in plan.arms.items() if arm.control not in (None, subject)]
+    pairs += [
+        (a, b)
+        for a, b in permutations(plan.arms, 2)
+        if plan.differences(a, b) == ["attention"] and plan.arms[a].attention == "bidirectional"
+    ]
+    found = [(a, b) for a, b in dict.fromkeys(pairs) if a != subject and b is not None]
+    return [*found, *((subject, name) for name in plan.arms if name not in (subject, *controls))]
 
 
 def _kinds(tasks: Sequence[str]) -> dict[str, list[str]]:

@@ -17,7 +17,7 @@ from diffembed.evaluation.suites.named import SUITES
 from diffembed.provenance import choices, hash_config
 from diffembed.study.plan import StudyPlan
 from diffembed.study.sections import Objective
-from diffembed.study.suites import task_names
+from diffembed.study.suites import result_names
 from diffembed.training.config import AdaptConfig, ModelConfig, ObjectiveConfig, RunConfig, TrainConfig
 
 Kind = Literal["adapt", "train", "evaluate", "direction"]
@@ -306,9 +306,9 @@ def _shipped_baselines(plan: StudyPlan) -> list[Node]:
     shipped, evaluated = plan.shipped, plan.evaluation.suites
     if shipped is None or not shipped.baselines:
         return []
-    known = {task for suite, tasks in evaluated.items() for task in (tasks or task_names(suite)) if suite in SUITES}
+    known = {task for suite, tasks in evaluated.items() if suite in SUITES for task in result_names(suite, tasks)}
     beyond = {
-        suite: tuple(task for task in (tasks or task_names(suite)) if task not in known) if suite in SUITES else tasks
+        suite: tuple(task for task in result_names(suite, tasks) if task not in known) if suite in SUITES else tasks
         for suite, tasks in shipped.suites.items()
         if evaluated.get(suite) != tasks
     }

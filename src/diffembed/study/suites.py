@@ -37,15 +37,10 @@ def suite_name(suite: str) -> str:
     return suite if suite in SUITES else str(resolve_path(suite))
 
 
-def task_names(suite: str) -> tuple[str, ...]:
-    """All tasks of a named suite; none for a folder, which is not read here."""
-    return tuple(spec.name for spec in SUITES[suite].tasks) if suite in SUITES else ()
-
-
 def result_names(suite: str, tasks: Sequence[str]) -> tuple[str, ...]:
     """Names that results will have. Of a folder they follow from the names of its files, as in `read_folder`."""
     if suite in SUITES:
-        return tuple(tasks) or task_names(suite)
+        return tuple(tasks) or tuple(spec.name for spec in SUITES[suite].tasks)
     place = Path(suite_name(suite))
     files = {row_file_stem(file) for file in place.iterdir()} if place.is_dir() else set()
     tables = sorted(file.removesuffix(".tsv") for file in files if file.endswith(".tsv"))
