@@ -1,5 +1,7 @@
+import itertools
 import json
 import math
+import random
 from dataclasses import replace
 
 import numpy as np
@@ -164,9 +166,20 @@ def test_nan_stops_with_the_texts_of_the_step_saved(adapt_config, tmp_path, monk
 
 def test_development_score_is_taken_while_adapting(adapt_config, tmp_path):
     config = adapt_config(development={"suite": "x", "every_steps": 3, "keep": "last"})
-    adapt(config, score=lambda encoder: {"norm": float(np.linalg.norm(encoder.encode_documents(["a text"])))})
+    vectors = []
+
+    def score(encoder):
+        vectors.append(encoder.encode_documents(["a text"]))
+        return {"norm": float(np.linalg.norm(vectors[-1])) / len(vectors)}
+
+    report = adapt(config, score=score)
     scores = [(entry["step"], entry["development"]) for entry in metrics(tmp_path / "adapt") if "development" in entry]
-    assert scores == [(step, {"norm": pytest.approx(1.0), "mean": pytest.approx(1.0)}) for step in (0, 3, 6)]
+    taken = [(step, values["norm"], values["mean"]) for step, values in scores]
+    assert taken == [
+        (step, pytest.approx(score), pytest.approx(score)) for step, score in ((0, 1), (3, 1 / 2), (6, 1 / 3))
+    ]
+    # Those of the weights in the model, not of the best ones.
+    assert report.step == 6 and report.scores["norm"] == pytest.approx(1 / 3)
 
 
 def test_mask_token_is_named_or_refused(adapt_config, backbone):
@@ -181,17 +194,46 @@ def test_mask_token_is_named_or_refused(adapt_config, backbone):
         find_mask_token(config, replace(backbone, mask_token_id=None))
 
 
-def test_untied_head_is_read_from_the_checkpoint(tmp_path):
+@pytest.fixture
+def untied(tmp_path):
+    """A folder of a network whose head is apart from its embeddings, without a mask token."""
     from diffembed.backbones.tiny import build_tiny
 
     model, tokenizer = build_tiny("qwen2")
     model.config.tie_word_embeddings = False
+    tokenizer.mask_token = None
     folder = tmp_path / "untied"
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     tensors = load_file(folder / "model.safetensors")
     tensors["lm_head.weight"] = torch.randn(512, 32, generator=torch.Generator().manual_seed(0))
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def test_the_token_that_masked_is_kept_with_the_model(adapt_config, untied):
+    assert load_backbone(str(untied)).mask_token_id is None
+    config = adapt_config(model={"name": str(untied)}, objective={"mask_token": "<eos>"}, run={"stop_after_steps": 1})
+    adapted = Embedder.load(str(adapt(config).model), dtype="float32")
+    assert adapted.backbone.mask_token_id == adapted.backbone.tokenizer.eos_token_id
+
+
+def test_a_head_that_would_be_left_behind_is_refused(adapt_config, untied):
+    config = adapt_config(model={"name": str(untied)}, objective={"mask_token": "<eos>"}, lora=None)
+    with pytest.raises(ConfigError, match="would not be saved with all weights; train adapters"):
+        adapt(config)
+
+
+def test_held_out_text_is_no_training_text_under_another_name(adapt_config, tmp_path):
+    config = adapt_config()
+    folder = replace(config, text=replace(config.text, files=(str(tmp_path),)))
+    with pytest.raises(ConfigError, match=r"held\.txt is both trained on and held out"):
+        adapt(folder)
+
+
+def test_untied_head_is_read_from_the_checkpoint(untied):
+    folder = untied
+    tensors = load_file(folder / "model.safetensors")
     loaded = load_backbone(str(folder), dtype="float32")
     assert torch.equal(load_head(loaded).weight_VD, tensors["lm_head.weight"])
     del tensors["lm_head.weight"]
@@ -206,7 +248,10 @@ def test_rows_are_one_stream_behind_the_beginning_token(backbone, tmp_path):
     (tmp_path / "two.jsonl").write_text("\n".join(lines * 30), encoding="utf-8")
     tokenizer = backbone.tokenizer
     read = read_token_rows([str(tmp_path)], tokenizer, row_tokens=16)
-    assert (read.rows[:, 0] == tokenizer.bos_token_id).all() and set(read.inputs) == {"text one.txt", "text two.jsonl"}
+    assert (read.rows[:, 0] == tokenizer.bos_token_id).all() and set(read.inputs) == {
+        f"text {tmp_path.name}/one.txt",
+        f"text {tmp_path.name}/two.jsonl",
+    }
     ids = read.rows[:, 1:].ravel().tolist()
     plain = tokenizer("first text\nsecond line\n" * 40, add_special_tokens=False)["input_ids"]
     row = tokenizer("a row of its own", add_special_tokens=False)["input_ids"]
@@ -217,9 +262,14 @@ def test_rows_are_one_stream_behind_the_beginning_token(backbone, tmp_path):
 def test_long_files_are_tokenised_in_pieces_without_a_seam(backbone, tmp_path, monkeypatch):
     from diffembed.training import token_rows
 
-    (tmp_path / "long.txt").write_text("a token sees what stands before it\n" * 60, encoding="utf-8")
+    lines = ["a token sees what stands before it\n", "\n", "  \n", "\n\n\n"]
+    draw = random.Random(0)
+    (tmp_path / "long.txt").write_text("".join(lines[draw.randrange(4)] for _ in range(120)), encoding="utf-8")
     whole = read_token_rows([str(tmp_path / "long.txt")], backbone.tokenizer, row_tokens=16)
-    monkeypatch.setattr(token_rows, "PIECE_CHARACTERS", 100)
+    monkeypatch.setattr(token_rows, "PIECE_BYTES", 10)
+    pieces = [text for text, _ in token_rows._read_pieces(tmp_path / "long.txt")]
+    assert len(pieces) > 8
+    assert all(one.endswith("it\n") and other[0] == "a" for one, other in itertools.pairwise(pieces))
     assert np.array_equal(read_token_rows([str(tmp_path)], backbone.tokenizer, row_tokens=16).rows, whole.rows)
 
 
@@ -239,8 +289,9 @@ def test_sample_of_rows_is_seeded_and_held_out_rows_are_spread(backbone, tmp_pat
     ("name", "error", "message"),
     [
         ("none.txt", InputError, "no file"),
-        ("odd.bin", InputError, "is no text"),
-        ("empty", InputError, "holds no text"),
+        ("odd.bin", InputError, "is no text or row file"),
+        ("empty", InputError, "has no text or row files"),
+        ("latin.txt", InputError, r"latin.txt:2 is not UTF-8 text .*; save the file as UTF-8"),
         ("short.txt", EmptyInputError, "less than one row of 64"),
         ("rows.jsonl", InputError, "rows.jsonl:1 has no column 'text'"),
     ],
@@ -248,6 +299,7 @@ def test_sample_of_rows_is_seeded_and_held_out_rows_are_spread(backbone, tmp_pat
 def test_text_that_cannot_be_read_is_refused(backbone, tmp_path, name, error, message):
     (tmp_path / "empty").mkdir()
     (tmp_path / "odd.bin").write_bytes(b"\0")
+    (tmp_path / "latin.txt").write_bytes("a line\na café\n".encode("latin-1"))
     (tmp_path / "short.txt").write_text("short", encoding="utf-8")
     (tmp_path / "rows.jsonl").write_text('{"body": "x"}\n', encoding="utf-8")
     with pytest.raises(error, match=message):

@@ -1,6 +1,7 @@
 import errno
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -222,6 +223,35 @@ def test_adapters_stack_on_a_trained_model(train_config, straight_run):
     one, base = Embedder.load(str(first), dtype="float32"), Embedder.load("tiny-gemma3", dtype="float32")
     vectors = [embedder.encode_documents(TEXTS) for embedder in (stacked, one, base)]
     assert np.abs(vectors[0] - vectors[1]).max() > 1e-3 and np.abs(vectors[1] - vectors[2]).max() > 1e-3
+
+
+def test_a_run_that_died_before_its_report_makes_no_further_step(train_config, tmp_path):
+    config = train_config(run={"stop_after_steps": 3})
+    first = train(config)
+    made = load_file(first.model / "adapter-0/adapter_model.safetensors")
+    (tmp_path / "run/report.json").unlink()
+    shutil.rmtree(first.model)
+    again = train(config)
+    assert (again.step, again.num_steps, again.loss) == (first.step, 3, first.loss)
+    assert all(
+        torch.equal(load_file(again.model / "adapter-0/adapter_model.safetensors")[name], made[name]) for name in made
+    )
+
+
+def test_texts_that_are_cut_in_training_are_counted_aloud(train_config, tmp_path):
+    with pytest.warns(UserWarning, match=r"\d+ of the 144 texts that process 0 read were longer"):
+        train(train_config(batch={"document_max_tokens": 12}))
+    (counted,) = [entry for entry in metrics(tmp_path / "run") if "num_cut" in entry]
+    assert counted["num_texts"] == 144 and counted["num_cut"] > 8
+
+
+@pytest.mark.parametrize(
+    "optimiser",
+    [{"warmup_steps": 7}, {"schedule": "warmup_stable_decay", "warmup_steps": 2, "decay_steps": 5}],
+)
+def test_a_schedule_that_never_reaches_its_learning_rate_is_refused(train_config, optimiser):
+    with pytest.raises(ConfigError, match="take 7 of 6 steps, so learning_rate would never be reached"):
+        train(train_config(optimiser=optimiser))
 
 
 def test_best_weights_by_development_score_are_kept(train_config, tmp_path):

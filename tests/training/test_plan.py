@@ -1,6 +1,7 @@
 """Dry runs, and the recipes: each is a config that resolves and says what the paper's run was."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -110,7 +111,11 @@ def test_memory_is_planned_for_the_largest_batch_not_the_mean(train_config, rows
         sources.append({"kind": "rows", "path": str(path)})
     run = {"schedule_steps": None, "num_epochs": 1.0}
     mixed, alone = (
-        plan_training(train_config(data={"sources": chosen}, run=run, batch={"mini_batch_tokens": None}))
+        plan_training(
+            train_config(
+                data={"sources": chosen}, run=run, batch={"mini_batch_tokens": None}, optimiser={"warmup_steps": 0}
+            )
+        )
         for chosen in (sources, sources[1:])
     )
     assert mixed.tokens_per_step < 0.9 * alone.tokens_per_step
@@ -135,6 +140,14 @@ def test_gradcache_and_checkpointing_shrink_the_plan(train_config):
 def test_bad_rows_fail_the_dry_run(train_config, rows_of):
     with pytest.raises(InputError, match="more than max_bad_rows=0"):
         plan_training(train_config(rows=[*rows_of(30), {"query": "q"}], data={"max_bad_rows": 0}))
+
+
+def test_a_path_with_a_variable_is_found(train_config, monkeypatch):
+    config = train_config()
+    (source,) = config.data.sources
+    monkeypatch.setenv("ROWS", str(Path(source.path).parent))
+    moved = replace(config.data, sources=(replace(source, path=f"${{ROWS}}/{Path(source.path).name}"),))
+    assert plan_training(replace(config, data=moved)).num_rows == 48
 
 
 def test_missing_file_is_a_note(train_config):

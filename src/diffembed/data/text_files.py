@@ -4,7 +4,6 @@ Read `read_documents`. Streams, so that neither a file nor a document has to fit
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,11 +24,10 @@ class Piece(NamedTuple):
     """True where the document ends here."""
 
 
-def find_text_files(paths: Sequence[Path | str], excluded: Sequence[str] = ()) -> list[Path]:
-    """The files, and the text and row files of the folders (in name order), without those an `excluded` pattern names.
+def find_text_files(paths: Sequence[Path | str]) -> list[Path]:
+    """The files, and the text and row files of the folders, in name order.
 
-    excluded: file names, `*` and `?` allowed. Raises InputError for a missing path or an empty folder, ConfigError for
-    a pattern that excludes nothing or for files that are named twice.
+    Raises InputError for a missing path or an empty folder, ConfigError for files that are named twice.
     """
     found: list[Path] = []
     for path in map(Path, paths):
@@ -44,16 +42,15 @@ def find_text_files(paths: Sequence[Path | str], excluded: Sequence[str] = ()) -
             raise InputError(f"{path} is no text or row file (.txt, .md, .jsonl, .parquet; also .zst, .gz, .bz2)")
         else:
             found.append(path)
-    for pattern in excluded:
-        if not any(fnmatchcase(path.name, pattern) for path in found):
-            raise ConfigError(f"excluded pattern {pattern!r} fits none of {len(found)} files, so it has no effect")
-    kept = [path for path in found if not any(fnmatchcase(path.name, pattern) for pattern in excluded)]
-    if not kept:
-        raise InputError("every text file is excluded; there is nothing to read")
-    if len(set(kept)) < len(kept):
-        twice = next(path for path in kept if kept.count(path) > 1)
+    if len(set(found)) < len(found):
+        twice = next(path for path in found if found.count(path) > 1)
         raise ConfigError(f"{twice} is named twice")
-    return kept
+    return found
+
+
+def is_text(path: Path) -> bool:
+    """True for running text, False for a file of rows."""
+    return _kind(path) == "text"
 
 
 def read_documents(path: Path, report: RowReport, *, column: str = "text") -> Iterator[Piece]:

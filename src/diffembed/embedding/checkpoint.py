@@ -43,10 +43,15 @@ class EmbedderConfig:
     """How texts are dressed."""
     adapters: tuple[str, ...] = ()
     """LoRA folders inside the checkpoint, merged in this order (an adaptation first, then fine-tuning)."""
+    mask_token_id: int | None = None
+    """The token that masks, where an adaptation named one; `None` takes the base's own."""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {"format": FORMAT, **dataclasses.asdict(self), "adapters": list(self.adapters)}
+        plain = {"format": FORMAT, **dataclasses.asdict(self), "adapters": list(self.adapters)}
+        if self.mask_token_id is None:
+            del plain["mask_token_id"]
+        return plain
 
 
 def checkpoint_folder(name: str) -> Path | None:

@@ -160,6 +160,8 @@ class Embedder:
                 f"{folder} was trained on weights {config.base_hash[:12]} of {config.base}, "
                 f"found {backbone.source_hash[:12]}; an adapter works only on its own base"
             )
+        if config.mask_token_id is not None:
+            backbone.mask_token_id = config.mask_token_id
         for adapter in config.adapters:
             merge_lora(backbone.model, folder / adapter)
         embedder = cls(
@@ -302,6 +304,7 @@ class Embedder:
             is_normalised=self.is_normalised,
             template=self.template,
             adapters=tuple(f"adapter-{i}" for i in range(len(self.adapter_folders))),
+            mask_token_id=self.backbone.mask_token_id,
         )
 
     def save(self, folder: Path | str) -> None:

@@ -17,15 +17,16 @@ from transformers import TrainerCallback
 from diffembed.backbones.attention import PackedLayout
 from diffembed.backbones.head import Head, load_head
 from diffembed.backbones.loading import Backbone
+from diffembed.data.text_files import find_text_files
 from diffembed.embedding.embedder import Embedder
 from diffembed.errors import ConfigError, EmptyInputError, MissingExtraError
 from diffembed.objectives.diffusion import NoisyRows, TokenLoss, token_loss
-from diffembed.provenance import RunFolder
+from diffembed.provenance import RunFolder, hash_bytes
 from diffembed.training.callbacks import Score, untouched_random_state
 from diffembed.training.config import AdaptConfig
 from diffembed.training.noising import NoisyCollator, PlannedDataset, PlannedRows
 from diffembed.training.runs import Run, RunReport, open_run, prepare_network, start_processes, training_arguments
-from diffembed.training.settings import resolve_name
+from diffembed.training.settings import resolve_name, resolve_path
 from diffembed.training.token_rows import TokenRows, read_token_rows
 
 HELD_OUT_STEP = -1
@@ -80,6 +81,7 @@ def adapt(config: AdaptConfig, *, score: Score | None = None) -> RunReport:
     rows, held_out = load_text(config, embedder.backbone.tokenizer)
     prepare_network(config, embedder)
     inputs = {**rows.inputs, **{f"held out {name}": value for name, value in held_out.inputs.items()}}
+    inputs["training rows"] = hash_bytes(rows.rows.tobytes())
     run = open_run(config, embedder, processes, inputs)
     if run.is_finished:
         return run.report()
@@ -98,8 +100,14 @@ def adapt(config: AdaptConfig, *, score: Score | None = None) -> RunReport:
 
 
 def load_text(config: AdaptConfig, tokenizer: Any) -> tuple[TokenRows, TokenRows]:
-    """(rows to train on, rows to measure on)."""
+    """(rows to train on, rows to measure on). Raises ConfigError for a file that is both."""
     text = config.text
+    files, held_out_files = (
+        {path.resolve() for path in find_text_files([resolve_path(name) for name in names])}
+        for names in (text.files, text.held_out)
+    )
+    if both := sorted(files & held_out_files):
+        raise ConfigError(f"{', '.join(map(str, both))} is both trained on and held out; name it in one of the two")
     max_rows = None if text.max_tokens is None else max(1, text.max_tokens // text.row_tokens)
     rows = read_token_rows(text.files, tokenizer, row_tokens=text.row_tokens, max_rows=max_rows, seed=config.run.seed)
     held_out = read_token_rows(text.held_out, tokenizer, row_tokens=text.row_tokens, max_rows=text.held_out_rows)
@@ -108,15 +116,14 @@ def load_text(config: AdaptConfig, tokenizer: Any) -> tuple[TokenRows, TokenRows
 
 def count_steps(config: AdaptConfig, num_rows: int) -> int:
     """Length of the learning-rate schedule in steps."""
-    if config.run.schedule_steps is not None:
-        return config.run.schedule_steps
-    steps = int(num_rows * config.run.num_epochs) // config.batch.rows
+    steps = config.run.schedule_steps or int(num_rows * config.run.num_epochs) // config.batch.rows
     if steps < 1:
         raise EmptyInputError(
             f"{num_rows} rows do not fill a batch of {config.batch.rows}; add text or read it more often"
         )
     if config.run.stop_after_steps is not None and config.run.stop_after_steps > steps:
         raise ConfigError(f"stop_after_steps is {config.run.stop_after_steps}, the schedule has {steps} steps")
+    config.optimiser.check_length(steps)
     return steps
 
 
@@ -139,8 +146,16 @@ def make_trainer(
             f"{run.processes.num_processes} processes"
         )
     mask_token_id = None if config.objective.kind == "causal" else find_mask_token(config, backbone)
+    if mask_token_id is not None:
+        # The adapted model restores the token it was adapted with.
+        backbone.mask_token_id = mask_token_id
     special = {*backbone.tokenizer.all_special_ids, *([] if mask_token_id is None else [mask_token_id])}
     head = load_head(backbone)
+    if config.lora is None and head.weight_VD is not backbone.model.get_input_embeddings().weight:
+        raise ConfigError(
+            f"the language-model head of {backbone.name} is apart from its embeddings and would not be saved with all "
+            "weights; train adapters (a lora section) instead"
+        )
     collator = NoisyCollator(
         rows=rows.rows,
         objective=config.objective,
@@ -148,7 +163,8 @@ def make_trainer(
         step_rows=batch.rows,
         mask_token_id=mask_token_id,
         special_ids=tuple(sorted(special)),
-        vocabulary_size=len(backbone.tokenizer),
+        # Some tokenizers count a token more than the network has rows for.
+        vocabulary_size=min(len(backbone.tokenizer), int(backbone.model.config.vocab_size)),
         shifts_logits=backbone.shifts_logits,
     )
     model = LanguageModel(backbone, head)

@@ -128,8 +128,9 @@ class Progress(TrainerCallback):
 class DevelopmentScore(TrainerCallback):
     """Scores the weights before the first step, every so many steps and at the end; keeps the best ones.
 
-    The best is the highest `measure`, or mean of all, the earliest of equals; `best.json` names its step and scores,
-    and `best/` holds the model. Scores are a function of the weights alone, so a resumed run finds the same best.
+    The best is the highest `measure`, or mean of all, the earliest of equals; `best.json` and `last.json` name step and
+    scores, and `best-<step>/` holds the model. Scores are a function of the weights alone, so a resumed run finds the
+    same best.
     """
 
     def __init__(
@@ -180,14 +181,15 @@ class DevelopmentScore(TrainerCallback):
         folder = self.run.path / f"best-{state.global_step}"
         if is_best and self.save_model is not None and not folder.exists():
             self.save_model(folder, folder)
+        taken = {"step": state.global_step, "measure": measure, "score": scores[measure], "scores": scores}
         if is_best:
-            best = {"step": state.global_step, "measure": measure, "score": scores[measure], "scores": scores}
-            self._best = best
+            self._best = taken
         if not state.is_world_process_zero:
             return
         self.run.log(step=state.global_step, development=scores)
+        write_json(self.run.path / "last.json", taken)
         if is_best:
-            write_json(self.run.path / "best.json", best)
+            write_json(self.run.path / "best.json", taken)
             # The old best goes only after the new one is named.
             for old in self.run.path.glob("best-*"):
                 if old != folder:

@@ -91,6 +91,18 @@ class OptimiserConfig:
             is_wsd == (self.decay_steps is not None),
             "decay_steps belongs to schedule: warmup_stable_decay, and only to it",
         )
+        require(
+            self.decay_steps is None or self.decay_steps > 0, f"decay_steps is {self.decay_steps}; it must be positive"
+        )
+
+    def check_length(self, num_steps: int) -> None:
+        """Raises ConfigError where a schedule of `num_steps` ends before the peak learning rate is reached."""
+        taken = self.warmup_steps + (self.decay_steps or 0)
+        require(
+            taken <= num_steps,
+            f"warmup_steps and decay_steps take {taken} of {num_steps} steps, so learning_rate would never be reached; "
+            "lower them",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,10 +229,14 @@ class LossConfig:
         require(
             self.num_negatives > 0 or not self.borrows_negatives, "borrows_negatives has no effect: num_negatives is 0"
         )
+        if self.kind != "in_batch":
+            for name in ("drops_same_texts", "false_negative_margin"):
+                is_default = getattr(self, name) == type(self).__dataclass_fields__[name].default
+                require(is_default, f"{name} has no effect with kind: {self.kind}")
         if self.kind == "explicit":
             require(self.num_negatives > 0, "kind: explicit compares a row with its own negatives; set num_negatives")
             require(not self.uses_query_negatives, "uses_query_negatives has no effect with kind: explicit")
-            require(margin is None, "false_negative_margin has no effect with kind: explicit")
+            require(self.gathers_across_devices, "gathers_across_devices has no effect with kind: explicit")
         if self.kind == "simcse":
             require(self.num_negatives == 0, "kind: simcse has no hard negatives; set num_negatives: 0")
 
@@ -234,7 +250,7 @@ class BatchConfig:
     query_max_tokens: int = 512
     """Longest query with its instruction and template; the rest is cut and counted."""
     document_max_tokens: int = 512
-    """Longest document; the rest is cut and counted. Stored with the model as its limit."""
+    """Longest document; the rest is cut and counted. The larger of the two limits is stored with the model."""
     mini_batch_tokens: int | None = None
     """GradCache: tokens whose activations are held at a time, and the batch is as large as you like, for one more
     forward pass; none holds all of the batch."""

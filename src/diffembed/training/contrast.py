@@ -4,6 +4,7 @@ Read `train`. Rows come from `data/`, packs and pooling from `embedding/`, losse
 stop at NaN from `safety.py`. Must not know the evaluation suites: `score` brings one.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +18,7 @@ from diffembed.data.source_config import BURIED
 from diffembed.data.sources import load_sources
 from diffembed.embedding.embedder import Embedder
 from diffembed.errors import ConfigError, MissingExtraError
-from diffembed.training.batches import PlannedBatches, TripletCollator, rows_for_loss
+from diffembed.training.batches import CutCount, PlannedBatches, TripletCollator, rows_for_loss
 from diffembed.training.callbacks import Score
 from diffembed.training.config import TrainConfig
 from diffembed.training.runs import Run, RunReport, open_run, prepare_network, start_processes, training_arguments
@@ -85,6 +86,7 @@ def plan_batches(config: TrainConfig, triplets: Sequence[Triplet]) -> tuple[Batc
         raise ConfigError(
             f"stop_after_steps is {config.run.stop_after_steps}, the schedule has {steps} steps; raise num_epochs"
         )
+    config.optimiser.check_length(steps)
     return plan, steps
 
 
@@ -108,7 +110,16 @@ def train(config: TrainConfig, *, score: Score | None = None) -> RunReport:
     run.folder.log(data=[_facts(report) for report in rows.reports], num_rows=len(rows.train), set_aside=rows.set_aside)
     plan, num_steps = plan_batches(config, rows.train)
     trainer = make_trainer(config, run, rows.train, plan, num_steps)
-    return run.fit(trainer, num_steps, score)
+    report = run.fit(trainer, num_steps, score)
+    cuts: CutCount = trainer.data_collator.cuts
+    run.folder.log(num_texts=cuts.num_texts, num_cut=cuts.num_cut)
+    if cuts.num_cut:
+        warnings.warn(
+            f"{cuts.num_cut} of the {cuts.num_texts} texts that process {processes.rank} read were longer than "
+            "batch.query_max_tokens or batch.document_max_tokens and were cut",
+            stacklevel=2,
+        )
+    return report
 
 
 def make_trainer(config: TrainConfig, run: Run, triplets: Sequence[Triplet], plan: BatchPlan, num_steps: int) -> Any:

@@ -20,6 +20,7 @@ from sentence_transformers.sentence_transformer.losses import (
 from sentence_transformers.util.distributed import all_gather, all_gather_with_grad, get_rank, get_world_size
 from torch import Tensor
 
+from diffembed.errors import ConfigError
 from diffembed.objectives.contrastive import TextKeys, explicit_negatives_loss, false_negatives, info_nce, scores_of
 from diffembed.training.config import LossConfig
 
@@ -33,6 +34,7 @@ def make_loss(model: Any, config: LossConfig, mini_batch_tokens: int | None) -> 
     """The loss of a config over columns query, positive, negative_1, ...
 
     mini_batch_tokens: GradCache's token budget; None holds all activations.
+    Raises ConfigError for Matryoshka widths without the full one, or beyond it.
     """
     loss: torch.nn.Module
     if config.kind == "explicit":
@@ -53,6 +55,11 @@ def make_loss(model: Any, config: LossConfig, mini_batch_tokens: int | None) -> 
                 model, mini_batch_size=LOSS_ROWS, mini_batch_num_tokens=mini_batch_tokens, **settings
             )
     if config.matryoshka_dims:
+        full = model.get_embedding_dimension()
+        if max(config.matryoshka_dims) != full:
+            raise ConfigError(
+                f"matryoshka_dims {config.matryoshka_dims} must have the full width, {full}, as the largest"
+            )
         share = 1 / len(config.matryoshka_dims)
         loss = MatryoshkaLoss(model, loss, config.matryoshka_dims, [share] * len(config.matryoshka_dims))
     return loss

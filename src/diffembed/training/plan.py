@@ -14,6 +14,7 @@ from typing import Any
 from diffembed.backbones.arithmetic import pick_device, pick_dtype
 from diffembed.data.formats import Triplet
 from diffembed.data.mixing import BatchPlan
+from diffembed.data.opening import resolve
 from diffembed.data.published import PUBLIC_E5
 from diffembed.data.source_config import SourceConfig
 from diffembed.embedding.packing import default_budget
@@ -192,7 +193,7 @@ def _missing_data(config: TrainConfig) -> str:
         root = Path() if config.data.root is None else resolve_path(config.data.root)
     except ConfigError as error:
         return str(error)
-    paths = [root / Path(source.path).expanduser() for source in config.data.sources if source.path is not None]
+    paths = [resolve(source.path, root) for source in config.data.sources if source.path is not None]
     missing = [f"no file or folder {path}" for path in paths if not path.exists()]
     if len(paths) < len(config.data.sources) and not hub_answers():
         missing.append("the hub does not answer")

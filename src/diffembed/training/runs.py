@@ -138,7 +138,7 @@ class Run:
 
     def fit(self, trainer: Any, num_steps: int, score: Score | None, callbacks: Sequence[Any] = ()) -> RunReport:
         """Runs the trainer from the last checkpoint, or from the start, and writes the final model and report."""
-        from transformers import PrinterCallback
+        from transformers import PrinterCallback, TrainerState
 
         stop_step = self.config.run.stop_after_steps or num_steps
         progress = Progress(
@@ -165,10 +165,15 @@ class Run:
         if stop_step < num_steps:
             trainer.add_callback(StopAfter(stop_step))
         checkpoint = last_checkpoint(self.checkpoints)
-        try:
-            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        finally:
-            progress.close()
+        reached = None if checkpoint is None else TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        if reached is not None and reached.global_step >= stop_step:
+            # Every step was made, and the run died before its report: the trainer would make one more.
+            trainer.state = reached
+        else:
+            try:
+                trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+            finally:
+                progress.close()
         trainer.accelerator.wait_for_everyone()
         if self.processes.rank == 0:
             self._finish(trainer)
@@ -178,12 +183,13 @@ class Run:
     def _finish(self, trainer: Any) -> None:
         step = trainer.state.global_step
         model = self.folder.path / MODEL
-        best_file = self.folder.path / "best.json"
-        best = json.loads(best_file.read_text(encoding="utf-8")) if best_file.exists() else None
-        development = self.config.development
         shutil.rmtree(model, ignore_errors=True)
-        if best is not None and development is not None and development.keep == "best":
-            step = best["step"]
+        scored: dict[str, Any] = {"scores": {}}
+        if self.config.development is not None:
+            file = self.folder.path / f"{self.config.development.keep}.json"
+            scored = json.loads(file.read_text(encoding="utf-8"))
+        if self.config.development is not None and self.config.development.keep == "best":
+            step = scored["step"]
             copy_checkpoint(self.folder.path / f"best-{step}", model)
         else:
             copy_checkpoint(self.checkpoints / f"checkpoint-{step}" / MODEL, model)
@@ -195,7 +201,7 @@ class Run:
             "loss": losses[-1] if losses else None,
             "tokens_per_s": self.throughput.tokens_per_s,
             "peak_memory_bytes": peak_memory_bytes(),
-            "scores": {} if best is None else best["scores"],
+            "scores": scored["scores"],
         }
         write_json(self.folder.path / "report.json", report)
 

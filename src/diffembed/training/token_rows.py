@@ -1,7 +1,7 @@
 """Text files as rows of tokens: one stream, cut without padding.
 
 Read `read_token_rows`. Every row starts with what the tokenizer writes in front of a text, as at inference. Ids come
-from `embedding/text.py`, files from `data/files.py`. Rows are held in memory, four bytes a token.
+from `embedding/text.py`, files from `data/text_files.py`. Rows are held in memory, four bytes a token.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffembed.data.files import COMPRESSIONS, ROW_SUFFIXES, read_lines, read_rows
+from diffembed.data.files import read_lines, read_rows
 from diffembed.data.negatives import row_generator
+from diffembed.data.text_files import find_text_files, is_text
 from diffembed.embedding.text import TextTemplate, Tokenizer
 from diffembed.errors import EmptyInputError, InputError
 from diffembed.provenance import hash_file
 from diffembed.training.settings import resolve_path
 
-TEXT_SUFFIXES = (".txt", ".md")
-PIECE_CHARACTERS = 1 << 14
-"""Text tokenised at a time; cut at line breaks, where no token crosses."""
+PIECE_BYTES = 1 << 14
+"""Text tokenised at a time; cut between two lines that are not blank, where no token crosses."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ def read_token_rows(
     (empty,) = plain.encode([""], kind="document")
     head = empty.windows[0].ids[: empty.windows[0].pool_start]
     end = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
-    files = find_text_files(names)
+    files = find_text_files([resolve_path(name) for name in names])
     pieces: list[NDArray[np.int32]] = []
     for path in files:
         for text, is_last in _read_pieces(path):
@@ -78,48 +78,26 @@ def read_token_rows(
     rows[:, len(head) :] = stream[: num_rows * body].reshape(num_rows, body)
     if max_rows is not None and max_rows < num_rows:
         rows = rows[_choose(num_rows, max_rows, seed)]
-    return TokenRows(rows=rows, inputs={f"text {path.name}": hash_file(path) for path in files})
-
-
-def find_text_files(names: Sequence[str]) -> list[Path]:
-    """The files that names of files and folders stand for; a folder gives its text and row files in order of name."""
-    files = []
-    for name in names:
-        path = resolve_path(name)
-        if path.is_dir():
-            found = sorted(child for child in path.iterdir() if child.is_file() and _is_readable(child))
-            if not found:
-                raise InputError(f"{path} holds no text; read are {', '.join((*TEXT_SUFFIXES, *ROW_SUFFIXES))}")
-            files += found
-        elif not path.exists():
-            raise InputError(f"no file {path}")
-        elif not _is_readable(path):
-            raise InputError(f"{path} is no text; read are {', '.join((*TEXT_SUFFIXES, *ROW_SUFFIXES))}")
-        else:
-            files.append(path)
-    return files
-
-
-def _is_readable(path: Path) -> bool:
-    return _kind(path) in (*TEXT_SUFFIXES, *ROW_SUFFIXES)
-
-
-def _kind(path: Path) -> str:
-    """The suffix that says what is inside, a compression aside."""
-    return path.with_suffix("").suffix if path.suffix in COMPRESSIONS else path.suffix
+    return TokenRows(rows=rows, inputs={f"text {path.parent.name}/{path.name}": hash_file(path) for path in files})
 
 
 def _read_pieces(path: Path) -> Iterator[tuple[str, bool]]:
     """(text, whether a document ends with it) over a file; a text file is one document, a row is one."""
-    if _kind(path) in TEXT_SUFFIXES:
+    if is_text(path):
         piece: list[str] = []
         size = 0
-        for line in read_lines(path):
-            if size >= PIECE_CHARACTERS:
+        for number, raw in enumerate(read_lines(path), start=1):
+            try:
+                line = raw.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise InputError(
+                    f"{path}:{number} is not UTF-8 text ({error.reason}); save the file as UTF-8"
+                ) from error
+            if size >= PIECE_BYTES and line.strip() and piece[-1].strip():
                 yield "".join(piece), False
                 piece, size = [], 0
-            piece.append(line.decode("utf-8", "replace"))
-            size += len(line)
+            piece.append(line)
+            size += len(raw)
         yield "".join(piece), True
         return
     for where, row in read_rows(path):

@@ -278,6 +278,6 @@ def _too_many(stage: str, num_lost: int, num_rows: int, dropped: Mapping[str, Dr
     listed = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items(), key=lambda pair: -pair[1]))
     return (
         f"{stage}: {num_lost} of {num_rows} rows got no usable answer ({listed}), more than "
-        f"generation.max_fault_fraction={limit:g}; look at the answers in answers.jsonl, change model or prompts, "
-        "or raise the limit"
+        f"generation.max_fault_fraction={limit:g}; look at the answers in answers.jsonl and raise the limit, or take "
+        "another model or other prompts in a new folder"
     )

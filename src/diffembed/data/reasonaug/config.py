@@ -164,7 +164,7 @@ class ReasonAugConfig:
     answers: str = "live"
     """`live` sends requests; `batch` writes OpenAI batch files and reads their answers in a later run."""
     exclude_concepts: Path | None = None
-    """Held-out concepts (jsonl with `concept`, or one name per line): never a query, positive or negative."""
+    """Held-out concepts (a row file with a column `concept`): never a query, positive or negative."""
     prompts: Path | None = None
     """Folder of prompt templates to use instead of the packaged ones."""
     tokenizer: Path | None = None
@@ -186,6 +186,8 @@ class ReasonAugConfig:
         for name in ("endpoint", "budget", "answers", "concepts", "exclude_concepts", "prompts", "tokenizer"):
             del plain[name]
         del plain["leakage"]["against"]
+        # A limit on losses decides whether a run ends, not what it writes: it can be raised half-way.
+        del plain["generation"]["max_fault_fraction"]
         return plain
 
 

@@ -228,7 +228,7 @@ class _Making:
             )
 
         domains = [dataclasses.asdict(domain) for domain in self.listed.domains.values()]
-        settings = [dataclasses.asdict(self.config.generation), self.config.seed, domains, self.keep_lost]
+        settings = [self.config.identity()["generation"], self.config.seed, domains, self.keep_lost]
         return self.stages.run(name, kind, inputs=[rows], settings=settings, make=with_asker)
 
     def _concepts(self, _: dict[str, int]) -> StageResult[Concept]:
