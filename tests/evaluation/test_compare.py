@@ -394,6 +394,16 @@ def test_a_folder_that_was_trained_further_is_run_again(tmp_path):
     assert lines[-1].startswith(f"{model}: 1 task in")
 
 
+def test_other_weights_under_the_name_of_an_embedder_are_run_again(tmp_path):
+    from diffembed.embedding.embedder import Embedder
+
+    lines = []
+    for attention in ("causal", "causal", "bidirectional"):
+        embedder = Embedder.load("tiny", attention=attention)
+        compare([embedder], tasks=TASKS[:1], folder=tmp_path / "run", is_isolated=False, notify=lines.append)
+    assert [line.partition(": ")[2][:4] for line in lines] == ["1 ta", "kept", "1 ta"]
+
+
 # A process of its own
 
 

@@ -91,6 +91,14 @@ def test_the_command_finds_a_planted_leak_in_rows_and_in_text(beir_folder, tmp_p
     (report,) = [json.loads(line) for line in printed.out.splitlines()]
     assert report["leaks"][0]["kind"] == "ngram" and report["leaks"][0]["test_id"] == "cats"
     assert main(["leakage", str(rows.parent), str(beir_folder)]) == 1
+    # Every row file of a folder and below counts, whatever it is called.
+    (rows.parent / "deep").mkdir()
+    rows.rename(rows.parent / "deep" / "train.jsonl")
+    rows.write_text(json.dumps(clean) + "\n")
+    assert main(["leakage", str(rows.parent), str(beir_folder)]) == 1
+    capsys.readouterr()
+    assert main(["leakage", str(beir_folder / "qrels"), str(beir_folder)]) == 1
+    assert "holds no row file" in capsys.readouterr().err
     text = tmp_path / "book.txt"
     text.write_text("Chapter one.\n\nIt is said that cats purr, sleep all day and hunt mice at noon.\n")
     capsys.readouterr()

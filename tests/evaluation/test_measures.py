@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from diffembed.errors import EmptyInputError, InputError, UnknownNameError
 from diffembed.evaluation.statistics.measures import (
-    accuracy,
     altered_documents,
     evaluate_run,
     p_mrr,
@@ -96,6 +95,19 @@ def test_tied_scores_are_ordered_by_id_descending():
     assert evaluate_run({"q": {"c": 1}}, {"q": {"a": 1.0, "c": 1.0}}, ["Acc@1"])["Acc@1"]["q"] == 1.0
 
 
+def test_reciprocal_rank_orders_ties_like_the_others_and_is_cut():
+    tied = {"a": 1.0, "b": 1.0, "c": 1.0}
+    for gold, rank in (("c", 1), ("b", 2), ("a", 3)):
+        values = evaluate_run({"q": {gold: 1}}, {"q": tied}, ["RR@2", "RR", "AP"])
+        assert values["RR"]["q"] == pytest.approx(1 / rank) == values["AP"]["q"]
+        assert values["RR@2"]["q"] == pytest.approx(1 / rank if rank <= 2 else 0.0)
+
+
+def test_one_measure_under_two_names_has_one_value():
+    values = evaluate_run({"q": {"a": 1}}, {"q": {"a": 1.0}}, ["Acc@1", "Success@1"])
+    assert values["Acc@1"] == values["Success@1"] == {"q": 1.0}
+
+
 def test_bad_runs_are_refused_by_name():
     with pytest.raises(InputError, match="query 'x', which has no judgements"):
         evaluate_run({"q": {"a": 1}}, {"x": {"a": 1.0}}, ["nDCG@10"])
@@ -138,7 +150,6 @@ def test_v_measure_equals_scikit_learn(pairs):
     assert v_measure(gold, clusters) == pytest.approx(v_measure_score(gold, clusters), abs=1e-9)
 
 
-def test_accuracy_counts_equal_labels():
-    assert accuracy(["a", "b", "c", "d"], ["a", "b", "x", "d"]) == 0.75
+def test_labels_of_unequal_number_are_refused():
     with pytest.raises(InputError, match="2 labels are compared with 1"):
-        accuracy(["a", "b"], ["a"])
+        v_measure(["a", "b"], [0])

@@ -5,13 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 
-from diffembed.errors import ConfigError, InputError, UnknownNameError
+from diffembed.errors import CheckpointError, ConfigError, InputError, UnknownNameError
 from diffembed.evaluation.hub import running as hub
 from diffembed.evaluation.hub.adapter import BRIGHT_V1, MtebModel
 from diffembed.evaluation.hub.running import evaluate_hub, find_mteb_tasks, result_name, run_task
-from diffembed.evaluation.results import load_result
+from diffembed.evaluation.results import load_result, save_result
 from diffembed.evaluation.run import EvaluateConfig
 from diffembed.evaluation.scoring import score_task
+from diffembed.evaluation.suite_runs import run_suites
 from diffembed.evaluation.suites.folders import read_folder, read_instruction_task
 from diffembed.evaluation.suites.named import SUITES, Suite
 from diffembed.evaluation.systems.reading import read_with
@@ -149,8 +150,8 @@ class Group:
 
     labels = ("words",)
 
-    def __init__(self, encoder):
-        self.encoder, self.num_opened = encoder, 0
+    def __init__(self, encoder, *, is_pinned=True):
+        self.encoder, self.num_opened, self.is_pinned = encoder, 0, is_pinned
 
     def open(self, **settings):
         self.num_opened += 1
@@ -181,6 +182,30 @@ def test_a_finished_task_is_not_run_again_and_a_missing_one_is_named(plain, word
     again = evaluate_hub(suite, group, out=tmp_path, config=CONFIG, tasks=[retrieval_task(plain)])
     assert group.num_opened == 1 and again.results == first.results
     assert load_result(tmp_path / "mine" / "words" / "NFCorpus") == first.results[0]
+    other = retrieval_task(plain, dataset={"path": "mteb/nfcorpus", "revision": "another"})
+    with pytest.raises(CheckpointError, match="NFCorpus that is kept is of other data"):
+        evaluate_hub(suite, group, out=tmp_path, config=CONFIG, tasks=[other])
+    stored = tmp_path / "mine" / "words" / "NFCorpus"
+    save_result(stored, dataclasses.replace(first.results[0], identity="of other weights"))
+    with pytest.raises(CheckpointError, match="is of another model under this name"):
+        evaluate_hub(suite, Group(words, is_pinned=False), out=tmp_path, config=CONFIG, tasks=[retrieval_task(plain)])
+
+
+def test_other_settings_have_a_place_of_their_own_in_the_cache(plain, tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFEMBED_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(hub, "find_mteb_tasks", lambda suite: [retrieval_task(plain)])
+    cuts = []
+    for max_tokens in (64, 34, 64):
+        runs = run_suites(["tiny"], ["mteb:NFCorpus"], config=EvaluateConfig(max_tokens=max_tokens, dtype="float32"))
+        cuts.append(next(row.truncated_fraction for row in runs.rows))
+    assert cuts[0] == cuts[2] < cuts[1]
+
+
+def test_a_main_score_that_only_mteb_computes_is_kept_without_an_interval(plain, words, tmp_path):
+    task = retrieval_task(plain, main_score="ndcg_at_20")
+    (result,) = run_task(task, DenseSystem(read_with(words)), label="words", out=tmp_path, config=CONFIG)
+    assert result.main == "ndcg_at_20" and 0 < result.value <= 1 and np.isnan(result.scores[result.main].low)
+    assert not np.isnan(result.scores["nDCG@10"].low)
 
 
 def test_a_hub_that_takes_no_connection_is_not_asked_again(monkeypatch):

@@ -1,5 +1,7 @@
 """Every row of the table against the same search done by hand."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -54,6 +56,18 @@ def test_rows_equal_a_search_by_hand(beir_folder, cache):
             values.append(1 / np.log2(2 + ranked.index(gold)))
         assert row.score.value == pytest.approx(np.mean(values)), (row.dims, row.precision)
     assert len({round(row.score.value, 6) for row in table.rows}) > 1, "codes that change nothing test nothing"
+
+
+def test_a_system_that_finds_nothing_keeps_nothing(cache, tmp_path):
+    folder = tmp_path / "haystack"
+    (folder / "qrels").mkdir(parents=True)
+    documents = [{"_id": f"d{number}", "title": "", "text": f"text {number}"} for number in range(400)]
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(document) + "\n" for document in documents))
+    (folder / "queries.jsonl").write_text(json.dumps({"_id": "q", "text": "a question"}) + "\n")
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\td0\t1\n")
+    table = measure_precision("random", str(folder), dims=(16,))
+    assert table.rows[0].score.value == 0 and table.rows[0].kept_text == "-"
+    assert "| - |" in render_markdown(table, command="x")
 
 
 def test_page(beir_folder, cache):

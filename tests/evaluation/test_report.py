@@ -13,20 +13,21 @@ from diffembed.evaluation.reports.comparison import Search, SystemOutcome, TaskF
 from diffembed.evaluation.reports.page import render_report, write_report
 from diffembed.evaluation.reports.plot import plot_by_length, wilson_interval
 from diffembed.evaluation.reports.table import print_comparison
-from diffembed.evaluation.statistics.significance import bootstrap_interval
+from diffembed.evaluation.statistics.significance import scores_interval
 from diffembed.records import Document, Hit
 
 LENGTHS = (256, 512)
 
 
 def outcome(name, values, *, group=None, length=None, measure="Acc@1", cut=0.0):
+    by_query = {f"{name}-{place}": value for place, value in enumerate(values)}
     return TaskOutcome(
         task=name,
         group=group or name,
         length=length,
         measure=measure,
-        interval=bootstrap_interval(values),
-        values={f"{name}-{place}": value for place, value in enumerate(values)},
+        interval=scores_interval(by_query),
+        values=by_query,
         truncated_fraction=cut,
         num_tokens=5000,
         seconds=2.0,

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shutil
 
 import pytest
 
@@ -16,6 +17,7 @@ from diffembed.evaluation.suite_comparison import compare_results
 from diffembed.evaluation.suite_runs import run_suites
 from diffembed.evaluation.suites.named import find_suite
 from diffembed.evaluation.suites.reading import read_tasks
+from diffembed.evaluation.systems.recipes import SystemGroup
 
 
 @pytest.fixture(autouse=True)
@@ -56,11 +58,43 @@ def test_another_model_under_the_same_name_is_refused(beir_folder, tmp_path):
     out = tmp_path / "run"
     first = evaluate([Embedder.load("tiny", attention="causal", dtype="float32")], [str(beir_folder)], out=out)
     assert first.results["topics"][0].identity
-    # A second task makes the run open the model again, and find a result of other weights or settings beside it.
-    kept = next((out / "topics").iterdir()) / "topics"
-    kept.rename(kept.parent / "an-older-task")
     with pytest.raises(CheckpointError, match="results of another model under the name"):
         evaluate([Embedder.load("tiny", attention="bidirectional", dtype="float32")], [str(beir_folder)], out=out)
+
+
+def test_a_folder_that_holds_another_model_than_it_did_is_refused(beir_folder, tmp_path, monkeypatch):
+    from diffembed.embedding.embedder import Embedder
+
+    out, checkpoint = tmp_path / "run", tmp_path / "checkpoint"
+    Embedder.load("tiny", attention="causal", dtype="float32").save(checkpoint)
+    first = evaluate([str(checkpoint)], [str(beir_folder)], out=out)
+    assert evaluate([str(checkpoint)], [str(beir_folder)], out=out).results == first.results
+    shutil.rmtree(checkpoint)
+    Embedder.load("tiny", attention="bidirectional", dtype="float32").save(checkpoint)
+    with pytest.raises(CheckpointError, match="results of another model under the name"):
+        evaluate([str(checkpoint)], [str(beir_folder)], out=out)
+    # A name that packages carry says itself which weights it has: what is stored needs none of them.
+    evaluate(["tiny"], [str(beir_folder)], out=out)
+    monkeypatch.setattr(SystemGroup, "open", None)
+    assert evaluate(["tiny"], [str(beir_folder)], out=out).results["topics"]
+
+
+def test_two_suites_of_one_name_are_refused(beir_folder, words, tmp_path):
+    other = shutil.copytree(beir_folder, tmp_path / "other" / beir_folder.name)
+    for run in (evaluate, run_suites):
+        with pytest.raises(ConfigError, match="is the second suite called 'topics'"):
+            run([words], [str(beir_folder), str(other)])
+
+
+def test_a_task_that_no_system_can_do_is_no_column(beir_folder, sts_folder, capsys):
+    folders = [str(beir_folder), str(sts_folder)]
+    found = evaluate(["bm25"], folders)
+    tasks = [task for folder in folders for task in read_tasks(find_suite(folder))]
+    both = Evaluation(results={"both": found.results["topics"]}, skipped=found.skipped)
+    comparison = compare_results(both, "both", tasks, seed=0)
+    assert comparison.groups == ("topics",)
+    print_comparison(comparison)
+    assert "small" not in capsys.readouterr().out + render_report(comparison) + render_markdown(comparison, command="x")
 
 
 def test_documents_are_encoded_once_for_all_suites(beir_folder, instruction_folder, tmp_path):
@@ -139,6 +173,7 @@ def test_run_folder_has_a_page_and_machine_readable_scores(beir_folder, sts_fold
     assert {row["system"] for row in stored["scores"]} == {"bm25", "words"}
     rows = [row for row in runs.rows if row.system == "words" and row.task == "topics"]
     assert [row.measure for row in rows] == ["nDCG@10", "nDCG@10 (animal)", "nDCG@10 (language)"]
+    assert [row.num_queries for row in rows] == [3, 0, 0], "how many a subset has is not kept"
     assert all(row.low <= row.value <= row.high for row in rows) and rows[0].truncated_fraction == 0
 
 

@@ -6,7 +6,6 @@ import pytest
 from diffembed.errors import ConfigError, EmptyInputError, InputError
 from diffembed.evaluation.statistics.measures import spearman
 from diffembed.evaluation.statistics.significance import (
-    bootstrap_interval,
     compare_scores,
     compare_statistic,
     compare_tasks,
@@ -21,21 +20,25 @@ def per_query(values):
     return {f"q{number:04d}": float(value) for number, value in enumerate(values)}
 
 
+def queries(values):
+    return {f"q{number}": float(value) for number, value in enumerate(values)}
+
+
 def test_interval_of_a_mean_has_the_width_of_the_normal_one():
     values = np.random.default_rng(0).normal(0.4, 0.3, 400)
-    interval = bootstrap_interval(values)
+    interval = scores_interval(queries(values))
     half_width = 1.96 * values.std() / np.sqrt(400)
     assert interval.value == pytest.approx(values.mean())
     assert interval.low == pytest.approx(values.mean() - half_width, abs=0.003)
     assert interval.high == pytest.approx(values.mean() + half_width, abs=0.003)
-    assert bootstrap_interval(values) == interval
+    assert scores_interval(queries(values)) == interval
 
 
 def test_interval_covers_the_truth_as_often_as_it_says():
     rng = np.random.default_rng(1)
     hits = 0
     for trial in range(300):
-        interval = bootstrap_interval(rng.normal(0.5, 0.2, 60), num_resamples=400, seed=trial, level=0.9)
+        interval = scores_interval(queries(rng.normal(0.5, 0.2, 60)), num_resamples=400, seed=trial, level=0.9)
         hits += interval.low <= 0.5 <= interval.high
     assert 0.84 < hits / 300 < 0.95
 
@@ -110,11 +113,11 @@ def test_a_comparison_needs_the_same_queries():
     with pytest.raises(InputError, match="'a' is NaN"):
         scores_interval({"a": float("nan")})
     with pytest.raises(EmptyInputError):
-        bootstrap_interval([])
+        scores_interval({})
     with pytest.raises(ConfigError, match="cannot be paired"):
         compare_scores([{"a": 1.0}] * 2, [{"a": 1.0}] * 3, pair_seeds=True)
     with pytest.raises(ConfigError, match="level 95"):
-        bootstrap_interval([1.0], level=95)
+        scores_interval({"a": 1.0}, level=95)
 
 
 def test_an_interval_holds_its_value_where_redrawing_is_biased():

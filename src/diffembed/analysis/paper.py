@@ -4,7 +4,7 @@ Read `load_rows`, then `check_average`. The file is `paper.toml`; this module ru
 """
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -129,8 +129,3 @@ def check_average(row: PaperRow) -> list[AverageCheck]:
 def official_longembed_averages() -> dict[str, float]:
     """Row of table 2 -> the benchmark's own average over six tasks, which the paper does not print."""
     return {row.label: official_average(row.columns) for row in load_rows() if row.table == "table2"}
-
-
-def wrong_averages(rows: Sequence[PaperRow] | None = None) -> list[AverageCheck]:
-    """Printed averages that their own columns contradict."""
-    return [check for row in (load_rows() if rows is None else rows) for check in check_average(row) if check.is_wrong]

@@ -135,8 +135,12 @@ def run_row(
         found = {f"{row.task} {row.measure}": 100 * row.value for row in runs.rows}
         printed = {}
     columns = [ColumnResult(column=key, ours=value, printed=printed.get(key)) for key, value in found.items()]
-    if is_published and plan.row.average is not None:
-        columns.append(ColumnResult(column="average", ours=average_of(plan.table, found)[0], printed=plan.row.average))
+    if is_published:
+        means = average_of(plan.table, found)
+        printed_means = (("average", plan.row.average), ("average p-MRR", plan.row.average_p_mrr))
+        for ours, (column, mean) in zip(means, printed_means, strict=True):
+            if ours is not None and mean is not None:
+                columns.append(ColumnResult(column=column, ours=ours, printed=mean))
     result = RowResult(
         plan=plan,
         model=checkpoint,
@@ -191,13 +195,13 @@ def _train(plan: RowPlan) -> str:
 
 
 def _is_backbone(checkpoint: str, backbone: str) -> bool:
-    """Whether a checkpoint is made of the recipe's backbone, under its short name or its hub id."""
-    if not backbone:
-        return False
+    """Whether a checkpoint was trained from the recipe's backbone, under its short name or its hub id."""
     folder = checkpoint_folder(checkpoint)
-    base = checkpoint if folder is None else load_config(folder).base
+    if not backbone or folder is None:
+        # A network without a checkpoint of ours is not trained.
+        return False
     spec = MODELS.get(backbone)
-    return base in (backbone, spec.location if spec is not None else backbone)
+    return load_config(folder).base in (backbone, spec.location if spec is not None else backbone)
 
 
 def as_plain(result: RowResult) -> dict[str, object]:

@@ -10,13 +10,15 @@ from diffembed.cli.options import Json
 from diffembed.cli.printing import print_json
 from diffembed.errors import ConfigError, DiffEmbedError
 
+BUDGET_S = 240.0
+"""That of `evaluation.demo.compare`, which would import numpy here."""
 DrawName = Literal["auto", "paper", "large", "double", "full", "half", "quarter", "eighth", "least"]
 
 
 def compare(
     *models: str,
     draw: DrawName = "auto",
-    budget_s: float = 240.0,
+    budget_s: float = BUDGET_S,
     seed: int = 0,
     out: Annotated[Path, Parameter(name=["--out", "-o"], validator=validators.Path(dir_okay=False, ext="html"))] = Path(
         "report.html"
@@ -40,8 +42,8 @@ def compare(
     ----------
     models
         NAME[:causal|:bidirectional][:POOLING], where NAME is one that `diffembed models` lists, a folder, a hub id,
-        bm25 or random. If none is given: bm25, all-minilm-l6-v2, and gemma-3-270m as causal:last, causal:mean and
-        bidirectional:mean.
+        bm25 or random. If none is given: bm25, all-minilm-l6-v2, gemma-3-270m as causal:last, causal:mean and
+        bidirectional:mean, and the two embedders made of it, gemma-3-270m-ar and gemma-3-270m-diffusion.
     draw
         How much is read; auto measures the speed and takes the largest that fits the budget. paper is LongEmbed's
         own size, full about 150,000 tokens a model.
@@ -74,8 +76,8 @@ def compare(
         print(f"diffembed: {line}", file=sys.stderr)
 
     if suite is not None:
-        if draw != "auto":
-            raise ConfigError("--draw has no effect on a suite; leave one of them out")
+        if draw != "auto" or budget_s != BUDGET_S:
+            raise ConfigError("--draw and --budget-s have no effect on a suite; leave them out")
         comparison = compare_on_suite(models or DEFAULT_SYSTEMS, suite, out=folder, data=data, seed=seed, notify=notify)
     elif data is not None:
         raise ConfigError("--data has no effect without --suite; leave it out or name a suite")

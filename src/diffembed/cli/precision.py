@@ -80,7 +80,7 @@ def precision(
                 f"{row.num_bytes:,}",
                 f"{100 * row.score.value:.1f}",
                 f"{100 * row.score.low:.1f} to {100 * row.score.high:.1f}",
-                f"{100 * row.kept:.1f} %",
+                row.kept_text,
             )
             for row in table.rows
         ],

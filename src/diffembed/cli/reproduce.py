@@ -31,8 +31,9 @@ def reproduce(
     """Run one row of the paper's tables and subtract.
 
     A row is trained by its recipe, scored on its suite, and set beside the printed values. With --model a checkpoint
-    takes the place of training; with --suite an offline suite takes the place of the row's own. What then ran is not
-    the published form, and the result says so. --list recomputes every printed average.
+    takes the place of training; with --suite an offline suite takes the place of the row's own. On another suite, or
+    with a model not trained from the row's backbone, what ran is not the published form, and the result says so.
+    --list recomputes every printed average.
 
     For example:
         diffembed reproduce --list

@@ -14,7 +14,7 @@ from diffembed.data.files import ROW_SUFFIXES, read_lines
 from diffembed.data.formats import Triplet
 from diffembed.data.source_config import SourceConfig
 from diffembed.data.sources import load_sources
-from diffembed.errors import ConfigError, EmptyInputError
+from diffembed.errors import ConfigError, EmptyInputError, InputError
 from diffembed.evaluation.suites.named import find_suite
 from diffembed.evaluation.suites.reading import read_tasks
 from diffembed.evaluation.systems.baselines import BM25
@@ -105,7 +105,7 @@ def check_leakage(
         shared = [run for run in runs if run in seen]
         ratio, nearest = ratios.get(place, (0.0, ""))
         joined = " ".join(test_words[place])
-        if joined in exact:
+        if joined and joined in exact:
             kind, train_id = "exact", exact[joined]
         elif shared:
             kind, train_id = "ngram", seen[shared[0]]
@@ -152,12 +152,15 @@ def check_suite(
 
 
 def read_training_texts(path: Path) -> dict[str, str]:
-    """Texts by id: of the rows of a file, of all row files of a folder, or the paragraphs of a text file."""
-    if path.is_dir():
-        sources = load_sources([SourceConfig(kind="folder", path=str(path))], seed=0)
-        return texts_of_rows(row for source in sources.values() for row in source.triplets)
-    if any(suffix in ROW_SUFFIXES for suffix in path.suffixes):
-        sources = load_sources([SourceConfig(kind="rows", path=str(path))], seed=0)
+    """Texts by id: of the rows of a file, of all row files in a folder and below, or the paragraphs of a text file."""
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    files = [file for file in files if any(suffix in ROW_SUFFIXES for suffix in file.suffixes)]
+    if path.is_dir() and not files:
+        raise InputError(f"{path} holds no row file ({', '.join(ROW_SUFFIXES)}, also compressed)")
+    if files:
+        named = {"" if file == path else str(file.relative_to(path)): file for file in files}
+        configs = [SourceConfig(kind="rows", path=str(file), name=name or None) for name, file in named.items()]
+        sources = load_sources(configs, seed=0)
         return texts_of_rows(row for source in sources.values() for row in source.triplets)
     text = b"".join(read_lines(path)).decode("utf-8", "replace")
     return {f"{path.name} paragraph {n}": part for n, part in enumerate(text.split("\n\n"), start=1) if part.strip()}

@@ -12,7 +12,7 @@ from diffembed.errors import CheckpointError, ConfigError, EmptyInputError
 from diffembed.evaluation.results import has_result, load_result, save_result, slug
 from diffembed.evaluation.scoring import TaskResult, can_score, score_task
 from diffembed.evaluation.suites.instructions import Prompts
-from diffembed.evaluation.suites.named import COUNTED_BY, SUITES, Suite, find_suite
+from diffembed.evaluation.suites.named import COUNTED_BY, SUITES, Suite, find_suite, find_suites
 from diffembed.evaluation.suites.reading import read_tasks
 from diffembed.evaluation.systems.reading import read_with
 from diffembed.evaluation.systems.recipes import SystemGroup, group_names
@@ -53,7 +53,7 @@ class Evaluation:
     """What a run gave."""
 
     results: Mapping[str, Sequence[TaskResult]]
-    """Suite -> results, system by system in the order they were named."""
+    """Suite -> results, system by system: those that were named, in their order, then encoders given as objects."""
     skipped: Sequence[str]
     """One sentence for every (system, task) that has no score by nature."""
 
@@ -84,7 +84,7 @@ def evaluate(
     if not models or not suites:
         raise EmptyInputError("nothing to evaluate: name at least one model and one suite")
     groups = _groups(models)
-    chosen = [find_suite(name) for name in suites]
+    chosen = find_suites(suites)
     hub = next((suite.name for suite in chosen if suite.mteb_tasks), None)
     if hub is not None:
         raise ConfigError(f"suite {hub!r} is run through mteb: use evaluation.hub.running, or the command line")
@@ -156,6 +156,9 @@ class _Runner:
                 f"{self.folder.path} holds a result of {changed.label} on other data of {task.name}; "
                 "choose another folder or remove it"
             )
+        if not self.group.is_pinned and any(result.identity for result in results):
+            # A folder may hold another model than it did: only its weights can tell.
+            self._open()
         return results
 
     def _place(self, label: str, task: str) -> Path:
@@ -192,6 +195,8 @@ class _EncoderGroup:
     """An encoder that was given as an object."""
 
     encoder: Encoder
+
+    is_pinned = False
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -247,7 +252,8 @@ def make_development_score(
             f"{suite!r} is a test suite; choices are made on {', '.join(allowed)} or a folder of your own"
         )
     settings = config or EvaluateConfig()
-    read = list(read_tasks(chosen, data=data, prompts=settings.prompts, counted_by=settings.counted_by))
+    read = list(read_tasks(chosen, data=data, prompts=settings.prompts, counted_by=settings.counted_by,
+                           seed=settings.seed))  # fmt: skip
 
     def score(encoder: Encoder) -> dict[str, float]:
         system = _EncoderGroup(encoder).open(max_tokens=settings.limit(chosen))

@@ -1,6 +1,6 @@
 """Stored results of a suite as a `Comparison`: the same table, page and tests as the demonstration has.
 
-Read `compare_results`. Similarity and clustering scores, which are no mean over queries, are tested on their items.
+Read `compare_results`. Similarity, which is no mean over queries, is tested on its pairs; clusters are not tested.
 This module encodes nothing.
 """
 
@@ -8,14 +8,8 @@ import dataclasses
 from collections.abc import Sequence
 from itertools import combinations
 
-from diffembed.evaluation.reports.comparison import (
-    Comparison,
-    Difference,
-    SystemOutcome,
-    TaskFacts,
-    TaskOutcome,
-    make_comparison,
-)
+from diffembed.evaluation.reports.comparison import Comparison, Difference, SystemOutcome, make_comparison
+from diffembed.evaluation.reports.outcomes import facts_of, outcome_of
 from diffembed.evaluation.reports.overlap import Overlap, compare_hits
 from diffembed.evaluation.run import Evaluation
 from diffembed.evaluation.scoring import TaskResult
@@ -23,8 +17,7 @@ from diffembed.evaluation.statistics.measures import spearman
 from diffembed.evaluation.statistics.significance import Comparison as PairedTest
 from diffembed.evaluation.statistics.significance import compare_statistic, holm
 from diffembed.evaluation.suites.named import SUITES
-from diffembed.evaluation.systems.reading import Reading
-from diffembed.evaluation.tasks import AnyTask, InstructionTask, LabelTask, PairTask, Task, hash_task
+from diffembed.evaluation.tasks import AnyTask, InstructionTask, PairTask, Task
 from diffembed.provenance import environment
 
 NUM_SHOWN = 5
@@ -54,7 +47,7 @@ def compare_results(
     systems = [
         SystemOutcome(
             label=label,
-            tasks=tuple(_outcome(result, lengths.get(result.task)) for result in by_label[label].values()),
+            tasks=tuple(outcome_of(result, lengths.get(result.task)) for result in by_label[label].values()),
             facts={"identity": next((r.identity for r in by_label[label].values() if r.identity), "none")},
         )
         for label in labels
@@ -63,7 +56,7 @@ def compare_results(
     in_domain = {spec.name for spec in specs if spec.in_domain}
     comparison = make_comparison(
         systems,
-        [_facts(task, task.name in in_domain) for task in tasks],
+        [facts_of(task, is_in_domain=task.name in in_domain) for task in tasks],
         seed=seed,
         environment=environment(),
         draw=f"suite {suite}",
@@ -77,46 +70,6 @@ def compare_results(
         comparison,
         differences=(*comparison.differences, *extra),
         overlaps=tuple(_overlaps(tasks, by_label)),
-    )
-
-
-def _outcome(result: TaskResult, length: int | None) -> TaskOutcome:
-    is_mean = result.kind in ("retrieval", "instruction", "classification")
-    readings = [reading for reading in (result.documents, result.queries) if reading is not None]
-    return TaskOutcome(
-        task=result.task,
-        group=result.family or result.task,
-        length=length,
-        measure=result.main,
-        interval=result.scores[result.main],
-        values=dict(result.per_query[result.main]) if is_mean else {},
-        # A lexical system reads every document to its end.
-        truncated_fraction=result.truncated_fraction if readings else 0.0,
-        num_tokens=sum(_encoded_tokens(reading) for reading in readings),
-        seconds=sum(reading.seconds for reading in readings),
-    )
-
-
-def _encoded_tokens(reading: Reading) -> int:
-    """Tokens that went through the network; what was kept from before took no time and must not raise the speed."""
-    return reading.num_encoded_tokens or 0
-
-
-def _facts(task: AnyTask, is_in_domain: bool) -> TaskFacts:
-    plain = task.og if isinstance(task, InstructionTask) else task
-    if isinstance(plain, Task):
-        sizes, length, group = (len(plain.corpus), len(plain.queries)), plain.length, plain.family or task.name
-    else:
-        num_texts = len(plain.texts) if isinstance(plain, LabelTask) else len(plain.left)
-        sizes, length, group = (0, num_texts), None, task.name
-    return TaskFacts(
-        name=task.name,
-        group=group,
-        num_documents=sizes[0],
-        num_queries=sizes[1],
-        length=length,
-        hash=hash_task(task),
-        is_in_domain=is_in_domain,
     )
 
 

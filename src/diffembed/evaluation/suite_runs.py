@@ -17,11 +17,11 @@ from diffembed.evaluation.reports.summary import SummaryRow, make_rows
 from diffembed.evaluation.run import EvaluateConfig, Evaluation, evaluate
 from diffembed.evaluation.scoring import TaskResult
 from diffembed.evaluation.suite_comparison import compare_results
-from diffembed.evaluation.suites.named import Suite, find_suite
+from diffembed.evaluation.suites.named import Suite, find_suite, find_suites
 from diffembed.evaluation.suites.reading import read_tasks
 from diffembed.evaluation.systems.recipes import group_names
 from diffembed.evaluation.systems.vector_cache import vectors_folder
-from diffembed.provenance import RunFolder, user_cache, write_json
+from diffembed.provenance import RunFolder, hash_config, user_cache, write_json
 from diffembed.records import Encoder
 
 
@@ -46,7 +46,7 @@ def run_suites(
     config: EvaluateConfig | None = None,
     notify: Callable[[str], None] | None = None,
 ) -> SuiteRuns:
-    """Scores models on suites; with `out`, writes `results.json` and `<suite>/report.html` there.
+    """Scores models on suites; with `out`, writes `results.json` and `<suite>.html` there.
 
     Arguments as `run.evaluate`. Suites of mteb take model names only; without `out` their results go to the user's
     cache. Raises InputError when no task of any suite could be run.
@@ -54,7 +54,7 @@ def run_suites(
     config = config or EvaluateConfig()
     if not models or not suites:
         raise EmptyInputError("nothing to evaluate: name at least one model and one suite")
-    chosen = [find_suite(name) for name in suites]
+    chosen = find_suites(suites)
     results: dict[str, list[TaskResult]] = {}
     notes: list[str] = []
     comparisons: list[Comparison] = []
@@ -123,7 +123,8 @@ def _run_hub(
     names = [model for model in models if isinstance(model, str)]
     if len(names) < len(models):
         raise InputError(f"suite {suite.name!r} is run through mteb, which takes models by name")
-    folder = user_cache() / "mteb" if out is None else RunFolder(out, config).path
+    # Without a folder of the user's, one of the cache for each set of settings.
+    folder = RunFolder(user_cache() / "mteb" / hash_config(config)[:16] if out is None else out, config).path
     results: list[TaskResult] = []
     missing: list[str] = []
     for group in group_names(names):

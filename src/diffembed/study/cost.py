@@ -193,7 +193,7 @@ def sliding_windows(name: str, shape: Shape) -> list[int | None]:
 
 def costs_key(plan: StudyPlan) -> str:
     """Hash of what of a plan decides the cost of an arm."""
-    decisive = [plan.backbone, plan.arms, plan.adaptation, plan.fine_tuning, plan.gradient_checkpointing]
+    decisive = [plan.backbone, plan.dtype, plan.arms, plan.adaptation, plan.fine_tuning, plan.gradient_checkpointing]
     return hash_config(choices(decisive))
 
 

@@ -20,14 +20,14 @@ from diffembed.evaluation.reports.comparison import (
     Comparison,
     Search,
     SystemOutcome,
-    TaskFacts,
     TaskOutcome,
     make_comparison,
 )
+from diffembed.evaluation.reports.outcomes import facts_of, outcome_of
 from diffembed.evaluation.statistics.significance import Interval
 from diffembed.evaluation.suites.stdlib import summaries
 from diffembed.evaluation.systems.recipes import group_names
-from diffembed.evaluation.tasks import AnyTask, InstructionTask, PairTask, Task, hash_task
+from diffembed.evaluation.tasks import AnyTask, Task, hash_task
 from diffembed.provenance import RunFolder, environment, hash_config, write_json
 from diffembed.records import Encoder
 
@@ -82,7 +82,7 @@ def compare(
         plan, outcomes = _keep_common_tasks(plan, outcomes)
         comparison = make_comparison(
             [outcomes[label] for label in labels],
-            [_task_facts(task) for task in plan.tasks],
+            [facts_of(task) for task in plan.tasks],
             seed=seed,
             environment=environment(),
             draw=plan.draw,
@@ -144,7 +144,7 @@ def _run(contender: Contender, plan: Plan, seed: int, store: "_Store", tell: Not
                 break
             for task in stage:
                 for label, run in session.run(task, seed).items():
-                    runs[label].append(_task_outcome(task, run))
+                    runs[label].append(_outcome(task, run))
         peak_bytes = session.peak_bytes()
     except DiffEmbedError as error:
         return [SystemOutcome(label=label, error=str(error)) for label in contender.labels]
@@ -208,33 +208,9 @@ def _keep_common_tasks(plan: Plan, outcomes: dict[str, SystemOutcome]) -> tuple[
     return dataclasses.replace(plan, tasks=tasks, reason=reason), kept
 
 
-def _task_outcome(task: AnyTask, run: TaskRun) -> TaskOutcome:
-    result = run.result
-    is_mean = isinstance(task, Task | InstructionTask)
-    return TaskOutcome(
-        task=result.task,
-        group=result.family or result.task,
-        length=task.length if isinstance(task, Task) else None,
-        measure=result.main,
-        interval=result.scores[result.main],
-        values=dict(result.per_query[result.main]) if is_mean else {},
-        truncated_fraction=result.truncated_fraction if result.documents is not None else 0.0,
-        num_tokens=run.num_tokens,
-        seconds=run.seconds,
-    )
-
-
-def _task_facts(task: AnyTask) -> TaskFacts:
-    plain = task.og if isinstance(task, InstructionTask) else task
-    if isinstance(plain, Task):
-        sizes = len(plain.corpus), len(plain.queries)
-        group, length = plain.group, plain.length
-    else:
-        sizes = (0, len(plain.left) if isinstance(plain, PairTask) else len(plain.texts))
-        group, length = plain.name, None
-    return TaskFacts(
-        name=task.name, group=group, num_documents=sizes[0], num_queries=sizes[1], length=length, hash=hash_task(task)
-    )
+def _outcome(task: AnyTask, run: TaskRun) -> TaskOutcome:
+    outcome = outcome_of(run.result, task.length if isinstance(task, Task) else None)
+    return dataclasses.replace(outcome, num_tokens=run.num_tokens, seconds=run.seconds)
 
 
 def _search(contenders: Sequence[Contender], comparison: Comparison, tell: Notify) -> Search | None:

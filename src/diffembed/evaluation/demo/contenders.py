@@ -10,6 +10,7 @@ from pathlib import Path
 from diffembed.errors import ConfigError, DiffEmbedError
 from diffembed.evaluation.demo.isolation import RemoteSession
 from diffembed.evaluation.demo.sessions import AnySession, Session
+from diffembed.evaluation.systems.identity import identify
 from diffembed.evaluation.systems.names import BASELINES
 from diffembed.evaluation.systems.recipes import SystemGroup, group_names
 from diffembed.records import Encoder
@@ -37,8 +38,15 @@ class Contender:
         self._is_isolated = is_isolated
 
     def version(self) -> list[tuple[str, int, int]]:
-        """Name, size and time of change of the files, where the model is a folder that may be trained further."""
+        """Name, size and time of change of the files, where the model is a folder that may be trained further.
+
+        Of an `Embedder`, its identity; other encoders that are given as objects are known by their names alone.
+        """
         if not isinstance(self._source, SystemGroup):
+            from diffembed.embedding.embedder import Embedder
+
+            if isinstance(self._source, Embedder):
+                return [(identify(self._source, pooling=self._source.pooling), 0, 0)]
             return []
         folders = (self._source.specs[0].model, *self._source.adapters)
         files = sorted(path for folder in folders for path in Path(folder).rglob("*") if path.is_file())

@@ -31,6 +31,15 @@ def make_columns(scores: Mapping[str, float]) -> dict[str, float]:
     return columns | {short: _find(scores, task) for short, task in REAL.items()}
 
 
+def is_of_column(task: str, column: str) -> bool:
+    """Whether a task's score enters a column of `make_columns`; every task enters an average."""
+    short, _, mark = column.partition("<" if "<" in column else ">")
+    if short not in SYNTHETIC or not mark:
+        return True
+    lengths = SHORT_LENGTHS if "<" in column else LONG_LENGTHS
+    return task in [f"{SYNTHETIC[short]}-{length}" for length in lengths]
+
+
 def column_average(columns: Mapping[str, float]) -> float:
     """Plain mean of the eight columns: the paper's average."""
     return sum(_find(columns, name) for name in COLUMNS) / len(COLUMNS)

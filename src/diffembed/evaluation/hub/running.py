@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from diffembed.errors import DiffEmbedError, InputError, MissingExtraError, UnknownNameError
+from diffembed.errors import CheckpointError, DiffEmbedError, InputError, MissingExtraError, UnknownNameError
 from diffembed.evaluation.hub.adapter import BRIGHT_V1, MtebModel, read_bright_exclusions
 from diffembed.evaluation.results import has_result, load_result, save_result, slug
 from diffembed.evaluation.run import EvaluateConfig
@@ -86,7 +86,7 @@ def evaluate_hub(
     """Runs the suite's mteb tasks for every label of a group.
 
     out: results go to `out/<suite>/<system>/<task>/`, mteb's own to `out/mteb`. tasks: mteb task objects in place of
-    the suite's names.
+    the suite's names. Raises CheckpointError when `out` holds results of other data or of another model.
     """
     found = list(tasks) if tasks is not None else find_mteb_tasks(suite)
     results: list[TaskResult] = []
@@ -94,9 +94,16 @@ def evaluate_hub(
     system: System | None = None
     folder = out / slug(suite.name)
     is_online = True
+
+    def open_group() -> System:
+        return group.open(max_tokens=config.limit(suite), dtype=config.dtype, cache_folder=cache_folder, notify=notify)
+
     for task in found:
         kept = _kept(folder, group.labels, task)
         if kept is not None:
+            if system is None and not group.is_pinned:
+                system = open_group()
+            _check_kept(kept, task, system)
             results.extend(kept)
             continue
         is_online = is_online and (task.data_loaded or hub_answers())
@@ -105,9 +112,7 @@ def evaluate_hub(
         if not is_loaded:
             continue
         if system is None:
-            system = group.open(
-                max_tokens=config.limit(suite), dtype=config.dtype, cache_folder=cache_folder, notify=notify
-            )
+            system = open_group()
         for label in system.labels:
             try:
                 made = run_task(task, system, label=label, out=out, config=config)
@@ -159,16 +164,20 @@ def _make_result(task: Any, model: MtebModel, split: str, row: Mapping[str, Any]
     if ranking is not None:
         run = ranking.runs[model.label]
         qrels = _plain_qrels(task.dataset[subset][split]["relevant_docs"], run)
-        values, hits = _per_query(metadata, main, qrels, run)
-        _check_agreement(name, main, values[main], published)
-    value = Interval(value=published, low=float("nan"), high=float("nan"))
+        is_ours = main in HUB_MEASURES.values() or main == "p-MRR"
+        values, hits = _per_query(metadata, main if is_ours else "nDCG@10", qrels, run)
+        if is_ours:
+            _check_agreement(name, main, values[main], published)
+    scores = score_intervals(values, {}, seed)
+    # A main score that only mteb computes has no values per query, and so no interval.
+    scores.setdefault(main, Interval(value=published, low=float("nan"), high=float("nan")))
     return TaskResult(
         task=name,
         label=model.label,
         kind=_kind(metadata.type),
         family=metadata.name if len(task.eval_splits) > 1 else "",
         main=main,
-        scores=score_intervals(values, {}, seed) if values else {main: value},
+        scores=scores,
         per_query=values,
         hits=hits,
         documents=None if ranking is None else ranking.documents,
@@ -243,6 +252,20 @@ def _kept(folder: Path, labels: Sequence[str], task: Any) -> list[TaskResult] | 
     ]
     places = [folder / slug(label) / slug(name) for label in labels for name in names]
     return [load_result(place) for place in places] if all(map(has_result, places)) else None
+
+
+def _check_kept(kept: Sequence[TaskResult], task: Any, system: System | None) -> None:
+    """Stored results are of these data and, where the names do not say it alone, of these weights."""
+    for result in kept:
+        what = None
+        if result.task_hash != str(task.metadata.dataset.get("revision", "")):
+            what = "other data"
+        elif system is not None and result.identity != system.identities.get(result.label, ""):
+            what = "another model under this name"
+        if what is not None:
+            raise CheckpointError(
+                f"the result of {result.label} on {result.task} that is kept is of {what}; choose another folder"
+            )
 
 
 def hub_answers() -> bool:

@@ -53,9 +53,10 @@ class SystemOutcome:
 
     @property
     def tokens_per_s(self) -> float | None:
-        """Over all tasks; `None` where nothing was read."""
+        """Over all tasks; `None` where nothing was read, or nobody counted."""
         seconds = sum(task.seconds for task in self.tasks)
-        return sum(task.num_tokens for task in self.tasks) / seconds if seconds > 0 else None
+        num_tokens = sum(task.num_tokens for task in self.tasks)
+        return num_tokens / seconds if seconds > 0 and num_tokens else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -203,9 +204,11 @@ def make_comparison(
     finished = [system for system in systems if system.error is None]
     if not finished:
         raise DiffEmbedError("; ".join(f"{system.label}: {system.error}" for system in systems))
+    scored = {task.group for system in finished for task in system.tasks}
     return Comparison(
         systems=tuple(systems),
-        tasks=tuple(tasks),
+        # A task that no system can do, sentence pairs for BM25 alone, is no column.
+        tasks=tuple(task for task in tasks if task.group in scored),
         scores={system.label: _group_scores(system, seed) for system in finished},
         differences=tuple(_differences(finished, seed)),
         seed=seed,

@@ -63,16 +63,6 @@ class Overlap:
     most_different: tuple[QueryDifference, ...]
     """Queries by falling difference of the main measure, systems alternating where both have such queries."""
 
-    @property
-    def gold_a(self) -> int:
-        """Gold documents that system a found."""
-        return self.gold_both + self.gold_only_a
-
-    @property
-    def gold_b(self) -> int:
-        """Gold documents that system b found."""
-        return self.gold_both + self.gold_only_b
-
 
 def compare_hits(
     task: Task, a: TaskResult, b: TaskResult, *, top_k: int = 10, num_shown: int = 10, side: str = "test"

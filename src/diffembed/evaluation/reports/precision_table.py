@@ -6,6 +6,7 @@ Read `measure_precision`. Texts are encoded once; every row of the table searche
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isnan
 from pathlib import Path
 from statistics import fmean
 
@@ -35,8 +36,13 @@ class PrecisionRow:
     score: Interval
     """Mean of the tasks' main measures, with equal weight."""
     kept: float
-    """Of the score of the whole float32 vectors."""
+    """Of the score of the whole float32 vectors; NaN where those found nothing."""
     by_task: Mapping[str, float]
+
+    @property
+    def kept_text(self) -> str:
+        """As tables show it."""
+        return "-" if isnan(self.kept) else f"{100 * self.kept:.1f} %"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,7 +100,7 @@ def measure_precision(
     system = group.open(max_tokens=chosen.max_tokens, dtype=dtype, cache_folder=vectors_folder(), notify=notify)
     if not isinstance(system, DenseSystem) or system.precision != "float32" or len(system.labels) != 1:
         raise ConfigError(f"{model} is no single dense system; name a model, a checkpoint folder or a hub id")
-    whole = _score(system, searched, seed)
+    base = fmean(result.value for result in _score(system, searched, seed))
     widths = sorted(set(dims or halved(system.reader.dim)), reverse=True)
     rows = []
     for width, precision in itertools.product(widths, PRECISIONS):
@@ -109,7 +115,7 @@ def measure_precision(
                 precision=precision,
                 num_bytes=num_bytes(width, precision),
                 score=score,
-                kept=score.value / fmean(result.value for result in whole),
+                kept=score.value / base if base else float("nan"),
                 by_task={result.task: result.value for result in by_task},
             )
         )
@@ -149,7 +155,7 @@ def render_markdown(table: PrecisionTable, *, command: str) -> str:
     ]
     lines += [
         f"| {row.dims} | {row.precision} | {row.num_bytes:,} | {100 * row.score.value:.1f} | "
-        f"{100 * row.score.low:.1f} to {100 * row.score.high:.1f} | {100 * row.kept:.1f} % |"
+        f"{100 * row.score.low:.1f} to {100 * row.score.high:.1f} | {row.kept_text} |"
         for row in table.rows
     ]
     if table.left_out:

@@ -9,7 +9,7 @@ from math import isnan
 from typing import Any
 
 from diffembed.errors import InputError
-from diffembed.evaluation.hub.longembed import column_average, make_columns, official_average
+from diffembed.evaluation.hub.longembed import column_average, is_of_column, make_columns, official_average
 from diffembed.evaluation.results import find_published
 from diffembed.evaluation.run import Evaluation
 from diffembed.evaluation.scoring import TaskResult
@@ -32,7 +32,7 @@ class SummaryRow:
     """End of the 95 % interval; `None` where only mteb's mean is known."""
     high: float | None
     num_queries: int
-    """Queries, pairs or texts behind the value; 0 where only mteb's mean is known."""
+    """Queries, pairs or texts behind the value; 0 where it is not kept: mteb's own means, and subsets of queries."""
     truncated_fraction: float | None
     """Documents (or sentences) that were cut; `None` where the system does not tell."""
     tokens_per_s: float | None
@@ -81,7 +81,7 @@ def _task_rows(suite: str, result: TaskResult, in_domain: bool) -> list[SummaryR
                 task=result.task,
                 measure=measure,
                 **_ends(result.scores[measure]),
-                num_queries=len(next(iter(result.per_query.values()), ())),
+                num_queries=_num_queries(result, measure),
                 truncated_fraction=result.truncated_fraction,
                 tokens_per_s=None if reading is None else reading.tokens_per_s,
                 in_domain=in_domain,
@@ -92,10 +92,16 @@ def _task_rows(suite: str, result: TaskResult, in_domain: bool) -> list[SummaryR
     return rows
 
 
+def _num_queries(result: TaskResult, measure: str) -> int:
+    """Of a measure; similarity and clustering keep their items under other names."""
+    is_part = measure.startswith(f"{result.main} (")
+    return 0 if is_part else len(result.per_query.get(measure, next(iter(result.per_query.values()), ())))
+
+
 def _family_rows(suite: str, results: Sequence[TaskResult], seed: int) -> list[SummaryRow]:
     rows = []
     for family in dict.fromkeys(result.family for result in results if result.family):
-        members = [result for result in results if result.family == family]
+        members = [result for result in results if result.family == family and result.main in result.per_query]
         if len(members) < 2:
             continue
         cuts = [member.truncated_fraction for member in members if member.truncated_fraction is not None]
@@ -135,7 +141,7 @@ def _longembed_rows(suite: str, label: str, results: Sequence[TaskResult]) -> li
             value=value,
             low=None,
             high=None,
-            num_queries=sum(len(next(iter(result.per_query.values()), ())) for result in results),
+            num_queries=sum(_num_queries(result, result.main) for result in results if is_of_column(result.task, name)),
             truncated_fraction=None,
             tokens_per_s=None,
             in_domain=False,

@@ -18,6 +18,7 @@ from diffembed.records import Qrels, Run
 
 MEASURE_EXAMPLES = ("nDCG@10", "AP@1000", "R@100", "RR@10", "P@10", "Acc@1")
 _ACCURACY = re.compile(r"Acc@(\d+)")
+_RECIPROCAL = re.compile(r"RR@(\d+)")
 
 PerQuery = dict[str, float]
 """query id -> value of one measure."""
@@ -31,7 +32,9 @@ def evaluate_run(qrels: Qrels, run: Run, measures: Sequence[str]) -> dict[str, P
     UnknownNameError for a measure that `ir-measures` does not know.
     """
     check_run(qrels, run)
-    by_measure = {_parse(name): name for name in measures}
+    by_measure: dict[Any, list[str]] = {}
+    for name in measures:
+        by_measure.setdefault(_parse(name), []).append(name)
     values: dict[str, PerQuery] = {name: dict.fromkeys(qrels, 0.0) for name in measures}
     import ir_measures
 
@@ -39,7 +42,8 @@ def evaluate_run(qrels: Qrels, run: Run, measures: Sequence[str]) -> dict[str, P
     plain_run = {query: {key: float(score) for key, score in hits.items()} for query, hits in run.items() if hits}
     if plain_run:
         for metric in ir_measures.iter_calc(list(by_measure), plain_qrels, plain_run):
-            values[by_measure[metric.measure]][metric.query_id] = float(metric.value)
+            for name in by_measure[metric.measure]:
+                values[name][metric.query_id] = _cut(name, float(metric.value))
     return values
 
 
@@ -63,10 +67,18 @@ def _parse(name: str) -> Any:
     except ImportError as error:
         raise MissingExtraError.of("ir-measures with pytrec-eval-terrier", "eval") from error
     accuracy = _ACCURACY.fullmatch(name)
+    # Behind RR@k stands another program, which orders ties the other way round: RR is computed whole, and cut here.
+    plain = "RR" if _RECIPROCAL.fullmatch(name) else name
     try:
-        return ir_measures.parse_measure(f"Success@{accuracy[1]}" if accuracy else name)
+        return ir_measures.parse_measure(f"Success@{accuracy[1]}" if accuracy else plain)
     except (NameError, ValueError) as error:
         raise UnknownNameError.of("measure", name, MEASURE_EXAMPLES) from error
+
+
+def _cut(name: str, value: float) -> float:
+    """The value of `RR@k` from that of RR: 0 where the first relevant document stands behind rank k."""
+    cut = _RECIPROCAL.fullmatch(name)
+    return value if cut is None or round(1 / max(value, 1e-9)) <= int(cut[1]) else 0.0
 
 
 def check_measures(names: Sequence[str]) -> None:
@@ -143,12 +155,6 @@ def ranks(values: ArrayLike) -> NDArray[np.float64]:
     last = np.cumsum(counts)
     shared = last - (counts - 1) / 2
     return np.asarray(shared[inverse], dtype=np.float64)
-
-
-def accuracy(gold: Sequence[str], predicted: Sequence[str]) -> float:
-    """Share of labels that are equal; InputError for unequal lengths."""
-    _check_labels(gold, predicted)
-    return float(np.mean([a == b for a, b in zip(gold, predicted, strict=True)]))
 
 
 def v_measure(gold: Sequence[str], clusters: Sequence[int]) -> float:

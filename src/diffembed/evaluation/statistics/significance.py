@@ -52,14 +52,6 @@ class Comparison:
     num_worse: int
 
 
-def bootstrap_interval(
-    values: ArrayLike, *, level: float = 0.95, num_resamples: int = NUM_RESAMPLES, seed: int = 0
-) -> Interval:
-    """Interval of the mean over queries."""
-    values_Q = np.asarray(values, dtype=np.float64).ravel()
-    return _interval([values_Q[None]], level, num_resamples, seed)
-
-
 def scores_interval(*tasks: Scores, level: float = 0.95, num_resamples: int = NUM_RESAMPLES, seed: int = 0) -> Interval:
     """Interval of the mean over tasks of the mean over queries; seeds and queries are redrawn together."""
     return _interval([_matrix(task)[1] for task in tasks], level, num_resamples, seed)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from diffembed.errors import UnknownNameError
+from diffembed.errors import ConfigError, UnknownNameError
 
 LONGEMBED_LENGTHS = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 COUNTED_BY = "gemma-3-270m"
@@ -277,6 +277,17 @@ def find_suite(name: str) -> Suite:
         return Suite(name=name, purpose="test", about="one mteb task", mteb_tasks=(name.removeprefix("mteb:"),))
     path = Path(name)
     if path.exists():
-        spec = TaskSpec(name=path.name, place=str(path.resolve()))
+        path = path.resolve()
+        spec = TaskSpec(name=path.name, place=str(path))
         return Suite(name=path.name, purpose="test", about=f"the folder {path.name}", tasks=(spec,))
     raise UnknownNameError.of("suite", name, [*SUITES, "mteb:TASK"])
+
+
+def find_suites(names: Sequence[str]) -> list[Suite]:
+    """Suites by name. Raises ConfigError where two of them share a name, under which results are kept."""
+    found = [find_suite(name) for name in names]
+    called = [suite.name for suite in found]
+    for name, suite in zip(names, called, strict=True):
+        if called.count(suite) > 1:
+            raise ConfigError(f"{name!r} is the second suite called {suite!r}; run it alone, or rename its folder")
+    return found

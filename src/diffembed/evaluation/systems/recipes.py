@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
+from diffembed.backbones.registry import find_model
 from diffembed.embedding.checkpoint import checkpoint_folder
 from diffembed.embedding.text import TextTemplate
 from diffembed.errors import ConfigError, UnknownNameError
 from diffembed.evaluation.systems.baselines import RandomEncoder
-from diffembed.evaluation.systems.names import SystemSpec, group_systems, parse_system
+from diffembed.evaluation.systems.names import BASELINES, SystemSpec, group_systems, parse_system
 from diffembed.evaluation.systems.reading import Reader, read_embedder, read_with
 from diffembed.evaluation.systems.searching import DenseSystem, HybridSystem, LexicalSystem, System
 
@@ -39,6 +40,14 @@ class SystemGroup:
     recipe: Recipe | None = None
     adapters: tuple[str, ...] = ()
     """LoRA folders merged into the base, for `llm2vec`."""
+
+    @property
+    def is_pinned(self) -> bool:
+        """True where the names alone say which weights are read: baselines, and networks that packages carry."""
+        if self.specs[0].model in BASELINES:
+            return True
+        model = find_model(self.specs[0].model)
+        return model is not None and model.source in ("tiny", "package", "gguf-package") and not self.adapters
 
     @property
     def labels(self) -> tuple[str, ...]:
