@@ -140,7 +140,6 @@ def _try_load(
         if attention is None:
             raise
         return None, {"held": None, "reason": str(error)}
-    assert embedder.backbone.verdict is not None
     return embedder, embedder.backbone.verdict.as_dict()
 
 

@@ -1,10 +1,12 @@
 """The proof of the attention contract: it passes on what is right and catches every planted breach."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from diffembed.backbones import attention as attention_module
-from diffembed.backbones.contract import attention_modules, prove
+from diffembed.backbones.contract import attention_modules, layer_windows, prove
 from diffembed.backbones.loading import load_backbone
 from diffembed.errors import AttentionContractError
 
@@ -105,6 +107,13 @@ def test_a_planted_padding_leak_is_caught(kernel):
         module.forward = leaking
     with pytest.raises(AttentionContractError, match="padding on its right"):
         prove_again(backbone)
+
+
+@pytest.mark.parametrize(("window", "expected"), [(127, 127), (128, None), (262_144, None)])
+def test_a_window_that_no_text_outgrows_is_none(window, expected):
+    """Phi-3's 128k models store a window of 262,144; a probe of that length would be longer than any text."""
+    config = SimpleNamespace(sliding_window=window, max_position_embeddings=128)
+    assert layer_windows(config, 2) == [expected] * 2
 
 
 def test_proof_leaves_the_network_as_it_was():

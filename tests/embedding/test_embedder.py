@@ -9,8 +9,10 @@ import torch
 from diffembed import Embedder
 from diffembed.backbones.loading import load_backbone
 from diffembed.backbones.tiny import build_tiny
+from diffembed.embedding.late import encode_late
 from diffembed.embedding.text import TextTemplate
 from diffembed.errors import CheckpointError, ConfigError, InputError
+from diffembed.index.settings import identify
 from diffembed.records import Encoder
 
 TINY = ("tiny-qwen2", "tiny-llama", "tiny-gemma3")
@@ -167,6 +169,14 @@ def test_minilm_equals_sentence_transformers():
         got = embedder.encode_documents(texts)
     np.testing.assert_allclose(got, reference.encode(texts), atol=2e-6)
     assert embedder.max_tokens == 256
+    assert embedder.template == TextTemplate(), "another one would rename its cached vectors and its indexes"
+
+
+def test_a_template_field_that_is_none_renames_no_index():
+    """The identity of `tiny` as it was before the field `pools_special_tokens` was there."""
+    embedder = Embedder.load("tiny")
+    assert identify(embedder) == "a494ea19b75ffb70"
+    assert identify(Embedder(embedder.backbone, template=TextTemplate(pools_special_tokens=True))) != identify(embedder)
 
 
 # Checkpoints
@@ -219,6 +229,73 @@ def test_damaged_checkpoint(tmp_path, damage):
     (tmp_path / "embedder.json").write_text(damage)
     with pytest.raises(CheckpointError, match=r"embedder\.json (is damaged|has another format)"):
         Embedder.load(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_tokens": "64"}, "max_tokens is '64', expected int"),
+        ({"max_tokens": True}, "max_tokens is True, expected int"),
+        ({"is_normalised": "false"}, "is_normalised is 'false', expected bool"),
+        ({"attention": "both"}, "attention is 'both', expected causal or bidirectional"),
+        ({"dims": 8.0}, "dims is 8.0, expected int or NoneType"),
+        ({"template": {"appends_eos": "yes"}}, "appends_eos is 'yes', expected bool"),
+        ({"template": {"wrapper": 3}}, "embedder.json is damaged"),
+        ({"template": []}, "embedder.json is damaged"),
+    ],
+)
+def test_settings_of_another_type(tmp_path, changes, message):
+    plain = {"name": "a", "base": "tiny", "base_hash": "", "attention": "causal", "pooling": "mean", "max_tokens": 64}
+    stored = {"format": 1, **plain, "adapters": [], "template": {}, **changes}
+    (tmp_path / "embedder.json").write_text(json.dumps(stored))
+    with pytest.raises(CheckpointError, match=message):
+        Embedder.load(str(tmp_path))
+
+
+def test_a_checkpoint_that_is_no_text(tmp_path):
+    (tmp_path / "embedder.json").write_bytes(b"\xff\xfe{")
+    with pytest.raises(CheckpointError, match=r"embedder\.json is damaged"):
+        Embedder.load(str(tmp_path))
+
+
+def test_dims_are_saved_and_left_out_where_all_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for dims in (None, 8):
+        Embedder.load("tiny", dims=dims).save(tmp_path / f"saved-{dims}")
+        loaded = Embedder.load(f"~/saved-{dims}")
+        stored = json.loads((tmp_path / f"saved-{dims}" / "embedder.json").read_text())
+        assert loaded.dim == (dims or 32) and stored.get("dims") == dims and ("dims" in stored) == (dims is not None)
+        assert "pools_special_tokens" not in stored["template"]
+
+
+def test_zero_is_not_taken_for_none(tmp_path):
+    embedder = Embedder.load("tiny")
+    embedder.save(tmp_path / "saved")
+    for name in ("tiny", str(tmp_path / "saved")):
+        with pytest.raises(ConfigError, match="max_tokens is 0"):
+            Embedder.load(name, max_tokens=0)
+    with pytest.raises(ConfigError, match="dims is 0"):
+        embedder.encode(["a"], dims=0)
+    with pytest.raises(ConfigError, match="dims is 0"):
+        encode_late(embedder, ["a"], [[(0, 1)]], dims=0)
+
+
+@pytest.mark.parametrize(
+    ("modules", "message"),
+    [
+        ([{"path": ""}], "expected modules with a type and a path"),
+        ({}, "holds a dict, expected a list"),
+        (
+            [{"type": "sentence_transformers.models.Transformer", "path": ""}],
+            "max_seq_length is '64', expected a number",
+        ),
+    ],
+)
+def test_damaged_sentence_transformers_folder(base_folder, modules, message):
+    (base_folder / "modules.json").write_text(json.dumps(modules))
+    (base_folder / "sentence_bert_config.json").write_text('{"max_seq_length": "64"}')
+    with pytest.raises(CheckpointError, match=message):
+        Embedder.load(str(base_folder))
 
 
 def test_sentence_transformers_folder_with_a_dense_layer_is_refused(tmp_path, base_folder):

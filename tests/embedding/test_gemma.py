@@ -1,5 +1,7 @@
 """The laws of the corridor on the real language model (make test-slow)."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,12 @@ pytestmark = pytest.mark.slow
 NAME = "gemma-3-270m"
 
 
+@cache
+def loaded(attention, kernel="packed"):
+    """The network in float32; no test changes it, and loading takes longer than what is tested."""
+    return load_backbone(NAME, attention=attention, kernel=kernel, dtype="float32")
+
+
 def ragged_texts(num_texts, seed=0, longest=500):
     """Passages of the Python documentation, from 3 words up."""
     import pydoc_data.topics
@@ -26,7 +34,7 @@ def ragged_texts(num_texts, seed=0, longest=500):
 
 
 def test_source_hash_and_shape():
-    backbone = load_backbone(NAME)
+    backbone = loaded("causal")
     assert backbone.source_hash == MODELS[NAME].sha256 and backbone.dim == 640 and backbone.max_tokens == 32768
     assert backbone.tokenizer.convert_ids_to_tokens(backbone.mask_token_id) == "<mask>" and backbone.shifts_logits
     assert backbone.verdict.num_sliding_layers == 15 and backbone.verdict.sliding_window == 512
@@ -35,7 +43,7 @@ def test_source_hash_and_shape():
 
 def test_it_is_a_language_model():
     """De-quantised right: the text is far more likely than chance, and than its own words in another order."""
-    backbone = load_backbone(NAME, attention="causal", kernel="sdpa", dtype="float32")
+    backbone = loaded("causal", "eager")
     text = "The quick brown fox jumps over the lazy dog. Paris is the capital of France."
     shuffled = " ".join(sorted(text.split()))
     losses = []
@@ -51,9 +59,8 @@ def test_it_is_a_language_model():
 # Past the edge of a sliding window, 512 keys of the past or 1,025 keys wide.
 @pytest.mark.parametrize(("attention", "length"), [("causal", 1100), ("bidirectional", 2200)])
 def test_long_texts_equal_transformers_eager(attention, length):
-    packed = load_backbone(NAME, attention=attention, dtype="float32")
+    packed, eager = loaded(attention), loaded(attention, "eager")
     embedder = Embedder(packed, is_normalised=False)
-    eager = load_backbone(NAME, attention=attention, dtype="float32", kernel="eager")
     text = " ".join(ragged_texts(120, seed=1))
     ids = packed.tokenizer(text).input_ids[:length]
     assert len(ids) == length
@@ -75,7 +82,7 @@ def test_long_texts_equal_transformers_eager(attention, length):
 
 def test_same_text_same_vector():
     texts = ragged_texts(16, longest=60)
-    embedder = Embedder.load(NAME, attention="bidirectional", dtype="float32")
+    embedder = Embedder(loaded("bidirectional"))
     vectors = embedder.encode_documents(texts)
     order = np.random.default_rng(0).permutation(len(texts))
     np.testing.assert_allclose(embedder.encode_documents([texts[i] for i in order]), vectors[order], atol=1e-5)

@@ -1,5 +1,6 @@
 """Our LoRA merge against PEFT's."""
 
+import dataclasses
 import json
 import shutil
 
@@ -10,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from diffembed import Embedder
 from diffembed.backbones.loading import load_backbone
-from diffembed.embedding.lora import WEIGHTS, join_lora, merge_lora
+from diffembed.embedding.lora import UNREAD, WEIGHTS, join_lora, merge_lora
 from diffembed.errors import CheckpointError
 
 peft = pytest.importorskip("peft")
@@ -111,6 +112,11 @@ def test_adapter_of_another_model_is_refused(adapter):
         ({"use_dora": True}, "uses use_dora"),
         ({"peft_type": "IA3"}, "only LORA"),
         ({"rank_pattern": {"a": 1}}, "rank_pattern"),
+        ({"alora_invocation_tokens": [7, 8]}, "alora_invocation_tokens"),
+        ({"target_parameters": ["mlp.experts"]}, "target_parameters"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa', which changes the base weights"),
+        ({"init_lora_weights": "pissa_niter_4"}, "path_initial_model_for_weight_conversion"),
+        ({"lora_alpha": None}, "lora_alpha is None, expected a number above 0"),
     ],
 )
 def test_unread_settings_are_refused(adapter, changes, message):
@@ -118,6 +124,25 @@ def test_unread_settings_are_refused(adapter, changes, message):
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
     with pytest.raises(CheckpointError, match=message):
         merge_lora(load_backbone("tiny-qwen2").model, adapter[0])
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "message"),
+    [
+        ("adapter_config.json", b"{", "adapter_config.json is damaged"),
+        ("adapter_config.json", b"\xff", "adapter_config.json is damaged"),
+        (WEIGHTS, b"not a tensor file", "is truncated or damaged"),
+    ],
+)
+def test_damaged_adapters(adapter, file, damage, message):
+    (adapter[0] / file).write_bytes(damage)
+    with pytest.raises(CheckpointError, match=message):
+        merge_lora(load_backbone("tiny-qwen2").model, adapter[0])
+
+
+def test_every_setting_that_is_refused_is_one_of_peft():
+    fields = {field.name for field in dataclasses.fields(peft.LoraConfig)}
+    assert set(UNREAD) <= fields
 
 
 def test_stacked_adapters_are_merged_in_order_saved_and_come_back_bidirectional(adapter, tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from diffembed.errors import UnknownNameError
+from diffembed.errors import ConfigError, UnknownNameError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 WORTHWHILE_SPEEDUP = 1.2
@@ -18,9 +18,15 @@ NUM_TIMINGS = 7
 
 
 def pick_device(device: str) -> torch.device:
-    """`auto` is the first GPU, else the CPU."""
+    """`auto` is the first GPU, else the CPU. Raises ConfigError for a device that is not there."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    accelerator, count = torch.accelerator.current_accelerator(), torch.accelerator.device_count()
+    allowed = ["auto", "cpu"]
+    if accelerator is not None and count:
+        allowed += [accelerator.type, *(f"{accelerator.type}:{number}" for number in range(count))]
+    if device not in allowed:
+        raise ConfigError(f"device is {device!r}; this machine has {', '.join(allowed)}")
     return torch.device(device)
 
 

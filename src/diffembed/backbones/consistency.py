@@ -51,7 +51,6 @@ class ConsistencyReport:
 def check_consistency(backbone: Backbone, text: str = PARAGRAPH) -> ConsistencyReport:
     """Reads one paragraph. Raises CheckpointError when a state is not finite."""
     ids_T = torch.tensor(backbone.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
-    assert backbone.verdict is not None, "the contract is proved at load"
     states = read_states(backbone, ids_T).float()
     if not bool(torch.isfinite(states).all()):
         raise CheckpointError(f"{backbone.name} gives states that are not finite on a plain paragraph")

@@ -111,10 +111,11 @@ def prove(body: Any, family: FamilySpec, attention: Attention, kernel: str) -> V
 
 
 def layer_windows(config: Any, num_layers: int) -> list[int | None]:
-    """Sliding window of each layer, `None` where it attends to everything."""
+    """Sliding window of each layer, `None` where it attends to everything the network can read."""
     window = getattr(config, "sliding_window", None)
     types = getattr(config, "layer_types", None)
-    if window is None or getattr(config, "use_sliding_window", True) is False:
+    is_used = getattr(config, "use_sliding_window", True) is not False
+    if window is None or not is_used or window >= config.max_position_embeddings:
         return [None] * num_layers
     if types is None:
         return [window] * num_layers

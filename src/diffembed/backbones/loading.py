@@ -6,6 +6,7 @@ Must not know pooling, data or training.
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +18,24 @@ from diffembed.backbones.arithmetic import pick_device, pick_dtype
 from diffembed.backbones.attention import register_kernel
 from diffembed.backbones.contract import Verdict, kernel_name, prove
 from diffembed.backbones.conversion.convert import converted_folder
+from diffembed.backbones.conversion.sidecar import read_sidecar
 from diffembed.backbones.fetching import fetch_snapshot
-from diffembed.backbones.registry import ATTENTIONS, Attention, FamilySpec, ModelSpec, family_of, find_model
+from diffembed.backbones.registry import (
+    ATTENTIONS,
+    Attention,
+    FamilySpec,
+    ModelSpec,
+    family_of,
+    find_model,
+    names_folder,
+)
 from diffembed.errors import CheckpointError, ConfigError, UnknownNameError
 from diffembed.provenance import hash_bytes
 
 Kernel = Literal["packed", "sdpa", "eager"]
 KERNELS: tuple[Kernel, ...] = ("packed", "sdpa", "eager")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+"""Of the known families: any of them is enough, without all of them transformers makes up an empty vocabulary."""
 FINGERPRINT_BLOCKS = 64
 FINITE_BLOCK = 1 << 22
 FINGERPRINT_BLOCK_BYTES = 1 << 16
@@ -47,8 +59,7 @@ class Backbone:
     shifts_logits: bool
     """True where position i predicts token i + 1 (networks born autoregressive)."""
     max_tokens: int
-    verdict: Verdict | None
-    """`None` only inside `doctor`, which asks for the proof itself."""
+    verdict: Verdict
 
     @property
     def config(self) -> Any:
@@ -80,14 +91,12 @@ def load_backbone(
     kernel: Kernel = "packed",
     allow_remote_code: bool = False,
     revision: str | None = None,
-    is_proved: bool = True,
 ) -> Backbone:
     """The network of a known name (`diffembed models`), a local folder, or a hub id (`owner/name[@revision]`).
 
     attention: `None` takes what the checkpoint stores, else causal for language models.
     dtype: `auto` is bfloat16 where the device multiplies it faster, float32 elsewhere.
-    is_proved: False skips the proof, for tests of the proof itself.
-    Raises UnknownNameError, CheckpointError, AttentionContractError.
+    Raises UnknownNameError, ConfigError, CheckpointError, AttentionContractError.
     """
     if attention is not None and attention not in ATTENTIONS:
         raise UnknownNameError.of("attention", attention, list(ATTENTIONS))
@@ -96,15 +105,18 @@ def load_backbone(
     torch_device = pick_device(device)
     torch_dtype = pick_dtype(dtype, torch_device)
     register_kernel()
+    name = pin_revision(name, revision)
     spec = find_model(name)
     if spec is not None and spec.source == "shipped":
         raise CheckpointError(
             f"{name} is an embedder; load it with Embedder.load, or name the language model below it, {spec.base}"
         )
+    if allow_remote_code and spec is not None and spec.source != "hub":
+        raise ConfigError(f"{name} is native, so allow_remote_code would have no effect; leave it out")
     if spec is not None and spec.source == "tiny":
         body, tokenizer, facts = _load_tiny(spec, attention, torch_dtype, kernel)
     else:
-        folder = locate(name, spec, revision=revision, allow_remote_code=allow_remote_code)
+        folder = locate(name, spec, allow_remote_code=allow_remote_code)
         body, tokenizer, facts = _load_folder(folder, name, attention, torch_dtype, kernel, allow_remote_code)
     body = body.eval().to(torch_device)
     family = family_of(body.config.model_type, name)
@@ -121,11 +133,27 @@ def load_backbone(
         mask_token_id=facts.get("mask_token_id", getattr(tokenizer, "mask_token_id", None)),
         shifts_logits=facts.get("shifts_logits", not family.is_encoder),
         max_tokens=min(limit, spec.max_tokens) if spec is not None and spec.max_tokens else limit,
-        verdict=prove(body, family, chosen, kernel) if is_proved else None,
+        verdict=prove(body, family, chosen, kernel),
     )
 
 
-def locate(name: str, spec: ModelSpec | None, *, revision: str | None = None, allow_remote_code: bool = False) -> Path:
+def pin_revision(name: str, revision: str | None) -> str:
+    """`owner/name@revision`, so that all that goes by the name reads the same commit; `None` leaves the name alone.
+
+    Raises ConfigError where the revision would have no effect.
+    """
+    if revision is None:
+        return name
+    spec = find_model(name)
+    hub_id = name if spec is None else spec.location
+    if names_folder(name) if spec is None else spec.source != "hub":
+        raise ConfigError(f"{name} does not come from the hub, so revision {revision!r} would have no effect")
+    if "@" in hub_id:
+        raise ConfigError(f"{name} names its revision, so revision {revision!r} would have no effect; give one of them")
+    return f"{hub_id}@{revision}"
+
+
+def locate(name: str, spec: ModelSpec | None, *, allow_remote_code: bool = False) -> Path:
     """The folder that holds the weights of a name, a path or a hub id; fetched, unpacked or converted on first use.
 
     Of a shipped embedder: the folder of its language model.
@@ -138,8 +166,8 @@ def locate(name: str, spec: ModelSpec | None, *, revision: str | None = None, al
         return _package_folder(spec)
     if spec is not None and spec.base is not None:
         return locate(spec.base, find_model(spec.base))
-    path = Path(name).expanduser()
-    if spec is None and (path.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1):
+    if spec is None and names_folder(name):
+        path = Path(name).expanduser()
         if not path.is_dir():
             raise CheckpointError(
                 f"{name} is not a folder; name a checkpoint folder, a hub id or one of: diffembed models"
@@ -147,7 +175,7 @@ def locate(name: str, spec: ModelSpec | None, *, revision: str | None = None, al
         return path if allow_remote_code else converted_folder(path)
     hub_id, _, pinned = (spec.location if spec is not None else name).partition("@")
     snapshot = fetch_snapshot(
-        hub_id, pinned or revision or (spec.revision if spec is not None else None), allow_remote_code=allow_remote_code
+        hub_id, pinned or (spec.revision if spec is not None else None), allow_remote_code=allow_remote_code
     )
     return snapshot if allow_remote_code else converted_folder(snapshot)
 
@@ -178,7 +206,7 @@ def _load_tiny(spec: ModelSpec, attention: Attention | None, dtype: torch.dtype,
 def _load_folder(
     folder: Path, origin: str, attention: Attention | None, dtype: torch.dtype, kernel: Kernel, allow_remote_code: bool
 ) -> Any:
-    from transformers import AutoConfig, AutoModel, AutoTokenizer
+    from transformers import AutoConfig, AutoModel
 
     _require_safetensors(folder, origin)
     raw = _read_config(folder, origin)
@@ -187,6 +215,10 @@ def _load_folder(
             f"{origin} needs remote code; convert it to a native checkpoint with: diffembed convert {origin} OUT"
         )
     family = family_of(raw.get("model_type", "?"), origin)
+    if not any((folder / file).is_file() for file in TOKENIZER_FILES) and not allow_remote_code:
+        raise CheckpointError(
+            f"{origin} has no tokenizer ({', '.join(TOKENIZER_FILES)}); save the model's tokenizer beside the weights"
+        )
     config = AutoConfig.from_pretrained(folder, trust_remote_code=allow_remote_code)
     _set_attention(config, family, attention, origin)
     try:
@@ -204,14 +236,35 @@ def _load_folder(
             )
     except Exception as error:
         # safetensors, json and shape errors have no common base; each means that the weights cannot be used.
-        reason = str(error).splitlines()[0] if str(error) else repr(error)
-        raise CheckpointError(f"{origin} cannot be loaded: {reason}") from error
-    _require_whole(body, info, origin)
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=allow_remote_code)
-    stored = folder / "diffembed.json"
-    facts = json.loads(stored.read_text(encoding="utf-8")) if stored.exists() else {}
+        raise CheckpointError(f"{origin} cannot be loaded: {_first_line(error)}") from error
+    _require_whole(body, info, family, origin)
+    tokenizer = _load_tokenizer(folder, len(body.get_input_embeddings().weight), origin, allow_remote_code)
+    facts = read_sidecar(folder) or {}
     facts.setdefault("source_hash", fingerprint(folder))
     return body, tokenizer, facts
+
+
+def _load_tokenizer(folder: Path, num_rows: int, origin: str, allow_remote_code: bool) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=allow_remote_code)
+    except Exception as error:
+        # As for the weights: json, tokenizers and transformers have no common error for a file that cannot be used.
+        raise CheckpointError(f"the tokenizer of {origin} cannot be loaded: {_first_line(error)}") from error
+    # Gemma 3 publishes one special token more than its text model has rows; no ordinary text contains it.
+    special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    largest = max((index for index in tokenizer.get_vocab().values() if index not in special), default=0)
+    if largest >= num_rows:
+        raise CheckpointError(
+            f"the tokenizer of {origin} has ids up to {largest}, but the embedding table has {num_rows} rows; "
+            "take the tokenizer that the weights were trained with"
+        )
+    return tokenizer
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else repr(error)
 
 
 @contextlib.contextmanager
@@ -269,7 +322,7 @@ def _require_safetensors(folder: Path, origin: str) -> None:
             )
 
 
-def _require_whole(body: Any, info: dict[str, Any], origin: str) -> None:
+def _require_whole(body: Any, info: dict[str, Any], family: FamilySpec, origin: str) -> None:
     # A pooler that the published checkpoint left out is never used: pooling is ours.
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
     if missing:
@@ -277,6 +330,15 @@ def _require_whole(body: Any, info: dict[str, Any], origin: str) -> None:
     if info.get("mismatched_keys"):
         name, found, expected = sorted(info["mismatched_keys"])[0]
         raise CheckpointError(f"{origin}: tensor {name!r} has shape {tuple(found)}, expected {tuple(expected)}")
+    # What lies beside the layers (a head, a vision tower) is left out on purpose, never a part of a layer.
+    inside = re.compile(rf"(^|\.){re.escape(family.layers)}\.\d")
+    # A constant that old GPT-2 files store in every layer is the one exception.
+    stray = [key for key in info["unexpected_keys"] if not key.endswith(".masked_bias")]
+    if unread := sorted(filter(inside.search, stray)):
+        raise CheckpointError(
+            f"{origin} holds {len(unread)} tensors that the layers of its config.json ({family.model_type}) have no "
+            f"place for, first {unread[0]!r}; config.json belongs to other weights"
+        )
     for name, parameter in body.named_parameters():
         # In pieces: a whole mask of the embedding table would be the largest tensor of the process.
         if not all(torch.isfinite(piece).all() for piece in parameter.detach().flatten().split(FINITE_BLOCK)):
@@ -294,8 +356,12 @@ def _set_attention(config: Any, family: FamilySpec, attention: Attention | None,
     if attention is None:
         attention = _stored_attention(config, family)
     config.is_causal = attention == "causal"
-    if attention == "causal" and getattr(config, "use_bidirectional_attention", None):
-        raise ConfigError(f"{origin} stores use_bidirectional_attention and cannot be loaded as causal")
+    if getattr(config, "use_bidirectional_attention", None):
+        if attention == "causal":
+            raise ConfigError(f"{origin} stores use_bidirectional_attention and cannot be loaded as causal")
+        if family.model_type == "gemma3_text":
+            # With this key gemma 3 sees distance < window on both sides, with is_causal alone distance <= window.
+            config.use_bidirectional_attention, config.sliding_window = None, config.sliding_window - 1
 
 
 def _stored_attention(config: Any, family: FamilySpec) -> Attention:

@@ -162,6 +162,11 @@ def find_model(name: str) -> ModelSpec | None:
     return spec
 
 
+def names_folder(name: str) -> bool:
+    """Whether a name that is not known means a folder, there or not, and no hub id."""
+    return Path(name).expanduser().exists() or name.startswith((".", "/", "~")) or name.count("/") != 1
+
+
 def family_of(model_type: str, origin: str) -> FamilySpec:
     """The spec of an architecture. Raises CheckpointError that lists the known ones."""
     if model_type not in FAMILIES:

@@ -6,7 +6,7 @@ Read `native_config`. What plans memory or counts parameters starts here; nothin
 from pathlib import Path
 from typing import Any
 
-from diffembed.backbones.registry import ALIASES, find_model
+from diffembed.backbones.registry import ALIASES, find_model, names_folder
 from diffembed.errors import CheckpointError
 
 QWEN2_7B: dict[str, Any] = {
@@ -105,6 +105,10 @@ def native_config(name: str) -> Any:
             from diffembed.backbones.loading import locate
 
             return AutoConfig.from_pretrained(locate(ALIASES.get(name, name), spec))
+        if spec is None and names_folder(name):
+            raise CheckpointError(
+                f"{name} is not a folder; name a checkpoint folder, a hub id or one of: diffembed models"
+            )
         return _folder_config(_download_config(spec.location if spec is not None else name), name)
     return _folder_config(Path(name), name)
 

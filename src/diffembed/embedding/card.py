@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffembed.backbones.conversion.sidecar import read_sidecar
+from diffembed.backbones.licences import add_notice, copy_licences, read_licence
 from diffembed.backbones.loading import locate
 from diffembed.backbones.registry import Attention, find_model
 from diffembed.embedding.embedder import Embedder
@@ -89,8 +90,20 @@ def licence_of(embedder: Embedder) -> str:
     spec = find_model(embedder.backbone.name)
     if spec is not None:
         return spec.licence
-    facts = read_sidecar(locate(embedder.backbone.name, None)) or {}
-    return facts.get("licence") or UNKNOWN_LICENCE
+    folder = locate(embedder.backbone.name, None)
+    return (read_sidecar(folder) or {}).get("licence") or read_licence(folder) or UNKNOWN_LICENCE
+
+
+def write_licences(out: Path, embedder: Embedder, checkpoint: Path | None) -> None:
+    """Licences and notices of the base weights, and of the checkpoint folder where the embedder is one."""
+    spec = find_model(embedder.backbone.name)
+    if spec is None or spec.source != "tiny":
+        base = locate(embedder.backbone.name, spec)
+        copy_licences(base, out)
+        if notice := (read_sidecar(base) or {}).get("notice"):
+            add_notice(out / "NOTICE", f"{notice}\n")
+    if checkpoint is not None:
+        copy_licences(checkpoint, out)
 
 
 def write_card(
@@ -108,7 +121,7 @@ def _lines(embedder: Embedder, prompts: Mapping[str, str], scores: Sequence[Scor
     facts = {
         "base weights": f"{base_name(embedder)}, sha256 {backbone.source_hash}",
         "architecture": f"{family}, {backbone.dim} components, reads {embedder.max_tokens:,} tokens",
-        "attention": f"{embedder.attention}" + (", proved layer by layer at export" if backbone.verdict else ""),
+        "attention": f"{embedder.attention}, proved layer by layer at export",
         "pooling": f"{embedder.pooling}, {'length 1' if embedder.is_normalised else 'not normalised'}",
         "merged adapters": ", ".join(
             f"{folder.name} (sha256 {hash_file(folder / 'adapter_model.safetensors')[:12]})"

@@ -9,7 +9,8 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from diffembed.backbones.registry import ALIASES, MODELS, Attention
 from diffembed.embedding.text import TextTemplate
@@ -45,13 +46,18 @@ class EmbedderConfig:
     """LoRA folders inside the checkpoint, merged in this order (an adaptation first, then fine-tuning)."""
     mask_token_id: int | None = None
     """The token that masks, where an adaptation named one; `None` takes the base's own."""
+    dims: int | None = None
+    """Components that are kept of each vector; `None` for all."""
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        plain = {"format": FORMAT, **dataclasses.asdict(self), "adapters": list(self.adapters)}
-        if self.mask_token_id is None:
-            del plain["mask_token_id"]
-        return plain
+        """For JSON; what is None is left out."""
+        template = _without_none(dataclasses.asdict(self.template))
+        plain = {**_without_none(dataclasses.asdict(self)), "template": template, "adapters": list(self.adapters)}
+        return {"format": FORMAT, **plain}
+
+
+def _without_none(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def checkpoint_folder(name: str) -> Path | None:
@@ -59,7 +65,8 @@ def checkpoint_folder(name: str) -> Path | None:
     spec = MODELS.get(ALIASES.get(name, name))
     if spec is not None:
         return SHIPPED / name if spec.source == "shipped" else None
-    return Path(name) if (Path(name) / CONFIG_FILE).is_file() else None
+    folder = Path(name).expanduser()
+    return folder if (folder / CONFIG_FILE).is_file() else None
 
 
 def load_config(folder: Path) -> EmbedderConfig:
@@ -69,12 +76,36 @@ def load_config(folder: Path) -> EmbedderConfig:
         stored = json.loads(path.read_text(encoding="utf-8"))
         if stored.pop("format") != FORMAT:
             raise CheckpointError(f"{path} has another format than {FORMAT}; update diffembed")
-        template = TextTemplate(**stored.pop("template"))
-        return EmbedderConfig(**{**stored, "template": template, "adapters": tuple(stored["adapters"])})
+        template = _read_template(stored.pop("template"), path)
+        config = EmbedderConfig(**{**stored, "template": template, "adapters": tuple(stored["adapters"])})
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged or of another version: {error}") from error
+    _require_types(config, path)
+    return config
+
+
+def _read_template(stored: Any, path: Path) -> TextTemplate:
+    try:
+        template = TextTemplate(**stored)
+    except (TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} is damaged or of another version: {error}") from error
+    _require_types(template, path)
+    return template
+
+
+def _require_types(settings: Any, path: Path) -> None:
+    """Raises CheckpointError for a field that holds another type than its own: JSON does not keep them apart."""
+    for name, hint in get_type_hints(type(settings)).items():
+        value, origin = getattr(settings, name), get_origin(hint)
+        if origin is Literal:
+            is_right, allowed = value in get_args(hint), [str(choice) for choice in get_args(hint)]
+        else:
+            kinds = get_args(hint) if isinstance(hint, UnionType) else (origin or hint,)
+            is_right, allowed = type(value) in kinds, [kind.__name__ for kind in kinds]
+        if not is_right:
+            raise CheckpointError(f"{path}: {name} is {value!r}, expected {' or '.join(allowed)}")
 
 
 def base_location(config: EmbedderConfig, folder: Path) -> str:
@@ -97,7 +128,7 @@ def read_sentence_transformers(folder: Path) -> dict[str, Any]:
     if not modules_path.exists():
         return {}
     settings: dict[str, Any] = {"is_normalised": False}
-    for module in _read(modules_path):
+    for module in _modules(modules_path):
         kind, path = module["type"].rsplit(".", 1)[-1], folder / module["path"]
         if kind == "Pooling":
             pooling = _read(path / "config.json")
@@ -106,16 +137,29 @@ def read_sentence_transformers(folder: Path) -> dict[str, Any]:
         elif kind == "Normalize":
             settings["is_normalised"] = True
         elif kind == "Transformer":
-            limits = path / "sentence_bert_config.json"
-            if limits.exists():
-                settings["max_tokens"] = _read(limits).get("max_seq_length")
+            if (limit := _stored_limit(path)) is not None:
+                settings["max_tokens"] = limit
         else:
             raise CheckpointError(f"{folder} has a module {kind!r}; Transformer, Pooling and Normalize are read")
     prompts_path = folder / "config_sentence_transformers.json"
-    prompts = _read(prompts_path).get("prompts") or {} if prompts_path.exists() else {}
+    stored = _read(prompts_path) if prompts_path.exists() else {}
+    if "diffembed" in stored:
+        settings["template"] = _read_template(stored["diffembed"], prompts_path)
+    prompts = stored.get("prompts") or {}
     settings["query_prompt"] = prompts.get("query", "")
     settings["document_prompt"] = prompts.get("document", prompts.get("passage", ""))
     return settings
+
+
+def _stored_limit(folder: Path) -> int | None:
+    # sentence-transformers 6 keeps the limit among the tokenizer's settings alone.
+    for file, key in (("sentence_bert_config.json", "max_seq_length"), ("tokenizer_config.json", "model_max_length")):
+        limit = _read(folder / file).get(key) if (folder / file).exists() else None
+        if limit is not None:
+            if type(limit) is not int or limit < 1:
+                raise CheckpointError(f"{folder / file}: {key} is {limit!r}, expected a number of tokens")
+            return limit
+    return None
 
 
 def _pooling_name(config: dict[str, Any], path: Path) -> str:
@@ -136,8 +180,19 @@ def _pooling_name(config: dict[str, Any], path: Path) -> str:
     return names[chosen[0]]
 
 
-def _read(path: Path) -> Any:
+def _modules(path: Path) -> list[dict[str, str]]:
+    modules = _read(path, list)
+    for module in modules:
+        if not isinstance(module, dict) or not all(isinstance(module.get(key), str) for key in ("type", "path")):
+            raise CheckpointError(f"{path} lists {module!r}; expected modules with a type and a path")
+    return modules
+
+
+def _read(path: Path, kind: type = dict) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not isinstance(value, kind):
+        raise CheckpointError(f"{path} holds a {type(value).__name__}, expected a {kind.__name__}")
+    return value

@@ -7,6 +7,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from diffembed.backbones.attention import Direction
-from diffembed.backbones.loading import Backbone, Kernel, load_backbone, locate
-from diffembed.backbones.registry import Attention, find_model
+from diffembed.backbones.loading import Backbone, Kernel, load_backbone, locate, pin_revision
+from diffembed.backbones.registry import Attention, FamilySpec, find_model
 from diffembed.embedding.checkpoint import (
     CONFIG_FILE,
     EmbedderConfig,
@@ -69,6 +70,8 @@ class Embedder:
         self._dims = dims
         self.adapter_folders: tuple[Path, ...] = ()
         """LoRA folders merged into the backbone at load; `save` copies them."""
+        self.location: str | None = None
+        """What `load` takes to load it again, a folder as an absolute path; None where more than a name made it."""
         self._tokenizer = Tokenizer(
             backbone.tokenizer,
             self.template,
@@ -110,26 +113,30 @@ class Embedder:
             "device": device,
             "kernel": kernel,
             "allow_remote_code": allow_remote_code,
-            "revision": revision,
         }
         checkpoint = checkpoint_folder(name)
         if checkpoint is not None:
+            loading["revision"] = revision
             embedder = cls._load_checkpoint(checkpoint, attention, pooling, template, max_tokens, loading)
         else:
+            name = pin_revision(name, revision)
             spec = find_model(name)
             stored = {}
             if spec is None or spec.source != "tiny":
-                folder = locate(name, spec, revision=revision, allow_remote_code=allow_remote_code)
+                folder = locate(name, spec, allow_remote_code=allow_remote_code)
                 stored = read_sentence_transformers(folder)
             backbone = load_backbone(name, attention=attention, **loading)
-            limit = max_tokens or stored.get("max_tokens") or backbone.max_tokens
+            limit = min(stored.get("max_tokens", backbone.max_tokens), backbone.max_tokens)
             embedder = cls(
                 backbone,
                 pooling=pooling or stored.get("pooling"),
-                template=template or _prompt_template(stored),
-                max_tokens=limit if max_tokens else min(limit, backbone.max_tokens),
+                template=template or _stored_template(stored, backbone.family),
+                max_tokens=limit if max_tokens is None else max_tokens,
                 is_normalised=stored.get("is_normalised", True),
             )
+        if template is None and not adapters:
+            folder = Path(name).expanduser()
+            embedder.location = str(folder.absolute()) if find_model(name) is None and folder.is_dir() else name
         for adapter in map(Path, adapters):
             merge_lora(embedder.backbone.model, adapter)
             embedder.adapter_folders += (adapter,)
@@ -168,9 +175,10 @@ class Embedder:
             backbone,
             pooling=pooling or config.pooling,
             template=template or config.template,
-            max_tokens=max_tokens or config.max_tokens,
+            max_tokens=config.max_tokens if max_tokens is None else max_tokens,
             is_normalised=config.is_normalised,
             name=config.name,
+            dims=config.dims,
         )
         embedder.adapter_folders = tuple(folder / adapter for adapter in config.adapters)
         return embedder
@@ -178,7 +186,7 @@ class Embedder:
     @property
     def dim(self) -> int:
         """Number of components of each vector."""
-        return self._dims or self.backbone.dim
+        return self.backbone.dim if self._dims is None else self._dims
 
     @property
     def attention(self) -> Attention:
@@ -216,7 +224,7 @@ class Embedder:
             texts, [self.pooling], kind=kind, instruction=instruction, overflow=overflow, progress=progress
         )
         vectors = by_pooling[self.pooling]
-        return cut_dims(vectors, dims or self._dims, is_normalised=self.is_normalised), report
+        return cut_dims(vectors, self._dims if dims is None else dims, is_normalised=self.is_normalised), report
 
     def encode_poolings(
         self,
@@ -305,6 +313,7 @@ class Embedder:
             template=self.template,
             adapters=tuple(f"adapter-{i}" for i in range(len(self.adapter_folders))),
             mask_token_id=self.backbone.mask_token_id,
+            dims=self._dims,
         )
 
     def save(self, folder: Path | str) -> None:
@@ -318,10 +327,9 @@ class Embedder:
             for name, source in zip(config.adapters, self.adapter_folders, strict=True):
                 shutil.copytree(source, part / name)
             write_json(part / CONFIG_FILE, config.as_dict())
-            verdict = self.backbone.verdict
             write_json(
                 part / "provenance.json",
-                {"contract": verdict.as_dict() if verdict else None, "environment": environment()},
+                {"contract": self.backbone.verdict.as_dict(), "environment": environment()},
             )
 
 
@@ -338,14 +346,24 @@ def join_windows(tokenized: Sequence[TokenizedText], rows_WD: Vectors, *, is_nor
     return normalise(rows_WD) if is_normalised else rows_WD
 
 
-def _prompt_template(stored: dict[str, Any]) -> TextTemplate | None:
-    if not stored.get("query_prompt") and not stored.get("document_prompt"):
+def _stored_template(stored: dict[str, Any], family: FamilySpec) -> TextTemplate | None:
+    """How a sentence-transformers folder dresses texts; `None` for any other folder."""
+    if not stored or "template" in stored:
+        return stored.get("template")
+    pools_instruction = stored.get("pools_instruction", True)
+    has_prompts = bool(stored["query_prompt"] or stored["document_prompt"])
+    # A network that pools its special tokens anyway needs no word, and keeps the identity it had without one.
+    is_usual = family.pools_special_tokens and pools_instruction
+    if is_usual and not has_prompts:
         return None
-    return TextTemplate(
+    template = TextTemplate(pools_instruction=pools_instruction, pools_special_tokens=None if is_usual else True)
+    if not has_prompts:
+        return template
+    return replace(
+        template,
         instruction_format="{instruction}",
         default_instruction=stored["query_prompt"],
         document_prefix=stored["document_prompt"],
-        pools_instruction=stored.get("pools_instruction", True),
     )
 
 

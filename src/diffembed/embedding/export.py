@@ -6,14 +6,23 @@ there and compared before the folder gets its name.
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from diffembed.backbones.registry import Attention
-from diffembed.embedding.card import ExportReport, Score, base_name, licence_of, read_scores, write_card
+from diffembed.embedding.card import (
+    ExportReport,
+    Score,
+    base_name,
+    licence_of,
+    read_scores,
+    write_card,
+    write_licences,
+)
+from diffembed.embedding.checkpoint import checkpoint_folder
 from diffembed.embedding.embedder import Embedder
 from diffembed.embedding.pooling import POOLINGS
 from diffembed.errors import CheckpointError, ConfigError, MissingExtraError
@@ -87,6 +96,7 @@ def export_embedder(
         _write_modules(embedder, pipeline, part)
         report = _compare(embedder, pipeline, part, Path(out), dtype, scores)
         write_json(part / "provenance.json", _provenance(embedder, report))
+        write_licences(part, embedder, checkpoint_folder(model))
         write_card(part / "README.md", embedder, report.prompts, scores, report)
     return report
 
@@ -190,6 +200,16 @@ def _write_modules(embedder: Embedder, pipeline: Pipeline, folder: Path) -> None
             "prompts": pipeline.prompts,
             "default_prompt_name": "document" if pipeline.prompts["document"] else None,
             "similarity_fn_name": "cosine",
+            # For diffembed itself: prompts do not say how an instruction is written, nor what opens a text.
+            "diffembed": asdict(
+                replace(
+                    embedder.template,
+                    wrapper=pipeline.opening + "{text}",
+                    appends_eos=False,
+                    pools_instruction=pipeline.include_prompt,
+                    pools_special_tokens=True,
+                )
+            ),
         },
     )
 
@@ -246,12 +266,11 @@ def _unit(vectors: Any) -> Any:
 
 
 def _provenance(embedder: Embedder, report: ExportReport) -> dict[str, Any]:
-    verdict = embedder.backbone.verdict
     return {
         "base": base_name(embedder),
         "base_hash": embedder.backbone.source_hash,
         "adapters": [hash_file(folder / "adapter_model.safetensors") for folder in embedder.adapter_folders],
-        "contract": verdict.as_dict() if verdict else None,
+        "contract": embedder.backbone.verdict.as_dict(),
         "comparison": {
             key: value for key, value in asdict(report).items() if key in ("num_texts", "largest_difference", "dtype")
         },

@@ -59,7 +59,7 @@ def encode_to_parquet(
         raise ConfigError(f"vectors are written as parquet; name the file {out.with_suffix('.parquet')}, not {out}")
     if out.is_dir():
         raise ConfigError(f"{out} is a folder; name a file")
-    dim = dims or embedder.dim
+    dim = embedder.dim if dims is None else dims
     made = {"model": embedder.name, "kind": kind, "instruction": instruction, "dim": dim, "overflow": overflow}
     schema = pa.schema(
         [

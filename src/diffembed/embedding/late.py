@@ -64,6 +64,7 @@ def encode_late(
         if wrong is not None:
             raise InputError(f"span {wrong} is outside text {place}, which has {len(text)} characters")
     started = time.perf_counter()
+    width = embedder.dim if dims is None else dims
     overlap = int(embedder.max_tokens * OVERLAP_FRACTION) if overlap_tokens is None else overlap_tokens
     vectors: list[Vectors] = []
     num_tokens: list[int] = []
@@ -71,7 +72,7 @@ def encode_late(
         windowed = embedder.tokenize_windows(texts[slab], overlap_tokens=overlap)
         for pooled_SD in _pool_spans(embedder, windowed, spans[slab], overlap):
             unit_SD = normalise(pooled_SD) if embedder.is_normalised else pooled_SD
-            vectors.append(cut_dims(unit_SD, dims or embedder.dim, is_normalised=embedder.is_normalised))
+            vectors.append(cut_dims(unit_SD, width, is_normalised=embedder.is_normalised))
         num_tokens += [sum(map(len, text.windows)) for text in windowed]
     report = EncodeReport(
         num_tokens=np.array(num_tokens, dtype=np.int64),

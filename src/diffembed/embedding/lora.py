@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -21,7 +22,25 @@ PREFIX = "base_model.model."
 ADAPTER = "adapter-0"
 """Name of a joined adapter's folder."""
 # Settings that change the arithmetic; an adapter that uses one is refused rather than merged wrongly.
-UNREAD = ("use_dora", "modules_to_save", "alpha_pattern", "rank_pattern", "layer_replication", "lora_bias")
+UNREAD = (
+    "use_dora",
+    "modules_to_save",
+    "alpha_pattern",
+    "rank_pattern",
+    "layer_replication",
+    "lora_bias",
+    "trainable_token_indices",
+    "target_parameters",
+    "alora_invocation_tokens",
+    "arrow_config",
+    "use_qalora",
+    "use_bdlora",
+    "kasa_config",
+    "monteclora_config",
+)
+# Ways to begin that leave the base weights as they are; the others (PiSSA, OLoRA, CorDA, LoftQ, ...) change them, and
+# what is stored is then added to weights that nobody kept.
+READ_STARTS = (None, True, False, "gaussian", "orthogonal", "eva", "mica")
 
 
 @torch.no_grad()
@@ -109,7 +128,10 @@ def _scale(config: dict[str, Any]) -> float:
 
 def _read_pairs(folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
     """Name of a weight, as stored -> (A [r, in], B [out, r])."""
-    tensors = load_file(folder / WEIGHTS)
+    try:
+        tensors = load_file(folder / WEIGHTS)
+    except SafetensorError as error:
+        raise CheckpointError(f"{folder / WEIGHTS} is truncated or damaged ({error}); fetch it again") from error
     names = sorted({key.rsplit(".lora_", 1)[0] for key in tensors if ".lora_" in key})
     unknown = sorted(key for key in tensors if ".lora_" not in key)
     if unknown or not names:
@@ -129,13 +151,26 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{folder} is not a LoRA folder: adapter_config.json and adapter_model.safetensors expected"
         )
-    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if config.get("peft_type") != "LORA":
-        raise CheckpointError(f"{folder} holds an adapter of type {config.get('peft_type')!r}; only LORA is read")
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        kind = config.get("peft_type")
+    except (ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}); fetch the adapter again") from error
+    if kind != "LORA":
+        raise CheckpointError(f"{folder} holds an adapter of type {kind!r}; only LORA is read")
+    for key in ("r", "lora_alpha"):
+        if type(config.get(key)) not in (int, float) or config[key] <= 0:
+            raise CheckpointError(f"{path}: {key} is {config.get(key)!r}, expected a number above 0")
     used = [key for key in UNREAD if config.get(key)]
     if used:
         raise CheckpointError(
             f"{folder} uses {used[0]}={config[used[0]]!r}, which is not supported; merge it with PEFT"
+        )
+    start = config.get("init_lora_weights")
+    if start not in READ_STARTS:
+        raise CheckpointError(
+            f"{folder} began with init_lora_weights={start!r}, which changes the base weights; save it with PEFT's "
+            "path_initial_model_for_weight_conversion, or merge it with PEFT"
         )
     return config
 

@@ -125,7 +125,7 @@ def forward_batches(
                 if len(indices) == 1:
                     raise ResourceError(
                         f"memory ran out on one text of {num_tokens} tokens; set a smaller max_tokens, "
-                        "or overflow='chunk'"
+                        "which cuts long texts or, with overflow='chunk', reads them in windows of that many"
                     ) from error
                 budget = max(num_tokens // 2, 1)
                 warnings.warn(f"memory ran out on {num_tokens} tokens; going on with packs of {budget}", stacklevel=2)

@@ -34,6 +34,8 @@ class TextTemplate:
     """True writes the end-of-text token last and counts it as part of the text (E5-Mistral pools it)."""
     pools_instruction: bool = False
     """True averages the instruction's tokens too, the setting of arXiv 2505.15045; else they are only attended."""
+    pools_special_tokens: bool | None = None
+    """True pools what the tokenizer writes around a text, as sentence-transformers does; `None`: as the family does."""
 
     def __post_init__(self) -> None:
         for field, mark in (("instruction_format", "{instruction}"), ("wrapper", "{text}")):
@@ -101,7 +103,8 @@ class Tokenizer:
         self._backend.no_padding()
         self.template = template
         self.max_tokens = max_tokens
-        self._pools_special_tokens = pools_special_tokens
+        stored = template.pools_special_tokens
+        self._pools_special_tokens = pools_special_tokens if stored is None else stored
         self._bos, self._tail = self._special_tokens()
         before, after = template.wrapper.split("{text}")
         self._before, self._after = self._encode_one(before), self._encode_one(after)
@@ -223,7 +226,10 @@ class Tokenizer:
         text = ids + self._eos
         whole = np.array(head + prefix + text + tail, dtype=np.int32)
         if self._pools_special_tokens:
-            return Tokens(whole, 0, len(whole))
+            # sentence-transformers leaves out a prompt with the tokens that open it, never what ends the text.
+            template = self.template
+            is_left_out = template.pools_special_tokens and not template.pools_instruction and (prefix or self._before)
+            return Tokens(whole, len(head) + len(prefix) if is_left_out else 0, len(whole))
         start = len(head) if self.template.pools_instruction else len(head) + len(prefix)
         stop = len(head) + len(prefix) + len(text)
         # A text without a token of its own pools nothing, not its instruction.

@@ -46,6 +46,9 @@ class IndexSettings:
     sources: tuple[str, ...] = ()
     """What the last build read; `build` without sources reads them again."""
     reading: ReadOptions = field(default_factory=ReadOptions)
+    made: str = ""
+    """Tells an index from one made anew in its place; builds that go on keep it. Empty before the next build of an old
+    index."""
 
     def __post_init__(self) -> None:
         if self.precision not in get_args(Precision):
@@ -154,7 +157,10 @@ def identify(encoder: Encoder) -> str:
             ],
             "attention": encoder.attention,
             "pooling": encoder.pooling,
-            "template": dataclasses.asdict(encoder.template),
+            # A field that is None changes nothing: what was made before the field was there keeps its hash.
+            "template": {
+                key: value for key, value in dataclasses.asdict(encoder.template).items() if value is not None
+            },
             "max_tokens": encoder.max_tokens,
             "is_normalised": encoder.is_normalised,
             "dim": encoder.dim,

@@ -153,13 +153,13 @@ class Engine:
 
     def describe(self) -> dict[str, Any]:
         """What `/health` says of the model."""
-        backbone, verdict = self.embedder.backbone, self.embedder.backbone.verdict
+        backbone = self.embedder.backbone
         return {
             "model": self.name,
             "ready": self.is_ready,
             "attention": self.embedder.attention,
             "pooling": self.embedder.pooling,
-            "contract": verdict.as_dict() if verdict else None,
+            "contract": backbone.verdict.as_dict(),
             "dtype": str(backbone.dtype).removeprefix("torch."),
             "device": str(backbone.device),
             "dim": self.embedder.dim,

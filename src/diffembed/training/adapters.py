@@ -146,8 +146,7 @@ def save_embedder(
         _save_base(embedder, weights, folder / BASE)
         config = replace(config, base=f"./{BASE}", base_hash=fingerprint(folder / BASE), adapters=())
     write_json(folder / CONFIG_FILE, config.as_dict())
-    verdict = embedder.backbone.verdict
-    write_json(folder / "provenance.json", {"contract": verdict.as_dict() if verdict else None, **provenance})
+    write_json(folder / "provenance.json", {"contract": embedder.backbone.verdict.as_dict(), **provenance})
 
 
 def copy_checkpoint(folder: Path, target: Path) -> None:

@@ -321,7 +321,14 @@ def test_a_changed_source_is_converted_anew(make_dream, tmp_path, monkeypatch):
     source = make_dream()
     first = converted_folder(source)
     edit_config(source, rms_norm_eps=1e-5)
-    assert converted_folder(source) != first
+    second = converted_folder(source)
+    assert second != first
+    # What is copied beside the weights counts too: a tokenizer, a pooling, a prompt.
+    (source / "1_Pooling").mkdir()
+    (source / "1_Pooling" / "config.json").write_text("{}")
+    third = converted_folder(source)
+    (source / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    assert len({first, second, third, converted_folder(source)}) == 4
 
 
 def test_a_hub_snapshot_is_named_by_its_id_and_commit(make_dream, tmp_path, monkeypatch):

@@ -12,7 +12,6 @@ from diffembed.backbones.consistency import check_consistency
 from diffembed.backbones.contract import kernel_name, prove
 from diffembed.backbones.conversion.convert import convert_checkpoint
 from diffembed.backbones.conversion.parity import check_golden, compare_golden, load_plain
-from diffembed.backbones.conversion.pipeline import quantise_tanh
 from diffembed.backbones.denoising import read_states
 from diffembed.backbones.head import load_head
 from diffembed.backbones.loading import load_backbone
@@ -162,14 +161,6 @@ def test_tokenizer_without_remote_code_gives_the_published_ids(name, converted, 
         assert tokenizer(case["text"], add_special_tokens=False)["input_ids"] == case["ids"]
 
 
-def test_pplx_quantiser(golden_folder):
-    golden = np.load(golden_folder / "pplx_embed" / "golden.npz")
-    for kind in ("int8", "binary", "ubinary"):
-        quantised = quantise_tanh(golden["batch_mean_pooled"], kind)
-        assert quantised.dtype == golden[f"batch_{kind}"].dtype
-        assert np.array_equal(quantised, golden[f"batch_{kind}"])
-
-
 def test_pplx_pipeline_is_kept(converted):
     out, _ = converted("pplx_embed")
     facts = json.loads((out / "diffembed.json").read_text())
@@ -209,7 +200,10 @@ def test_a_conversion_that_fails_its_golden_file_leaves_nothing(golden_folder, t
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_golden_file_must_be_one(golden_folder, tmp_path):
+def test_a_golden_file_must_be_one(tmp_path):
     np.savez(tmp_path / "other.npz", values=np.zeros(3))
-    with pytest.raises(InputError, match="lacks row_input_ids"):
-        compare_golden(golden_folder / "dream", tmp_path / "other.npz")
+    (tmp_path / "empty.npz").write_bytes(b"")
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "other.npz").read_bytes()[:-30])
+    for name, message in (("other", "lacks row_input_ids"), ("empty", "no golden file"), ("cut", "no golden file")):
+        with pytest.raises(InputError, match=message):
+            compare_golden(tmp_path, tmp_path / f"{name}.npz")

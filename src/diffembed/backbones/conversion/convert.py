@@ -4,7 +4,6 @@ Read `convert_checkpoint`. The weights are copied byte by byte under new names; 
 published origin of the right shape and nothing is left over (`plan.py`). Knows no templates.
 """
 
-import shutil
 import time
 import warnings
 from collections.abc import Callable
@@ -22,11 +21,11 @@ from diffembed.backbones.conversion.plan import plan_conversion
 from diffembed.backbones.conversion.source import Source, open_source, read_config
 from diffembed.backbones.conversion.tokenizer import check_mask_token, check_vocabulary, copy_tokenizer, find_mask_token
 from diffembed.backbones.conversion.writer import MAX_SHARD_BYTES, hash_tensors, write_shards
+from diffembed.backbones.licences import copy_licences, read_licence
 from diffembed.errors import CheckpointError
 from diffembed.provenance import atomic_folder, environment, hash_file, write_json
 
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-LICENCE_FILES = ("LICENSE*", "LICENCE*", "NOTICE*")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,7 +112,7 @@ def convert_checkpoint(
         else:
             check_mask_token(mask_token_id, vocab_size, published.name)
         hashes = write_shards(plan.tensors, part, max_shard_bytes=max_shard_bytes, progress=progress)
-        _copy_licences(folder, part)
+        copy_licences(folder, part)
         if pipeline is not None:
             write_pipeline(published, part)
         report = ConversionReport(
@@ -123,7 +122,7 @@ def convert_checkpoint(
             revision=commit,
             source_hash=hash_tensors(plan.tensors, hashes),
             source_config_hash=hash_file(folder / "config.json"),
-            licence=_licence(folder),
+            licence=read_licence(folder),
             num_parameters=sum(tensor.num_elements for tensor in plan.tensors.values()),
             num_bytes=sum(tensor.num_bytes for tensor in plan.tensors.values()),
             dtype=DTYPES[plan.embedding.dtype],
@@ -187,27 +186,3 @@ def _public_name(source: Path | str, folder: Path, commit: str | None) -> str:
     if commit and folder.parent.parent.name.startswith("models--"):
         return folder.parent.parent.name.removeprefix("models--").replace("--", "/", 1)
     return folder.resolve().name if Path(source).is_dir() else str(source)
-
-
-def _copy_licences(folder: Path, part: Path) -> None:
-    for pattern in LICENCE_FILES:
-        for path in folder.glob(pattern):
-            if path.is_file():
-                shutil.copyfile(path, part / path.name)
-
-
-def _licence(folder: Path) -> str | None:
-    """`license:` of the model card's front matter."""
-    card = folder / "README.md"
-    if not card.is_file():
-        return None
-    lines = card.read_text(encoding="utf-8", errors="replace").splitlines()
-    if not lines or lines[0].strip() != "---":
-        return None
-    for line in lines[1:]:
-        if line.strip() == "---":
-            break
-        key, _, value = line.partition(":")
-        if key.strip() == "license" and value.strip():
-            return value.strip().strip("\"'")
-    return None

@@ -13,6 +13,9 @@ from diffembed.backbones.conversion.source import read_header, shard_files
 from diffembed.errors import CheckpointError, ConfigError
 from diffembed.provenance import hash_config, hash_file, user_cache
 
+SETTINGS = (".json", ".txt", ".jinja", ".model")
+"""Suffixes of the files beside the weights that a conversion reads or copies."""
+
 
 def fetch(source: Path | str, revision: str | None = None) -> tuple[Path, str | None]:
     """(folder, hub commit or `None`) of a folder, a hub id or a known name; downloads what the hub cache lacks.
@@ -65,10 +68,18 @@ def convert_once(folder: Path, convert: Callable[[Path], object]) -> Path:
 
 
 def _fingerprint(folder: Path) -> str:
-    """Tells two states of a folder apart without reading its weights: config, and each file's size, time and table."""
+    """Tells two states of a folder apart without reading its weights: each one's size, time and table, all else whole.
+
+    All else is what a conversion carries over: config, tokenizer, pooling and prompts.
+    """
     files = []
     for path in shard_files(folder, str(folder)):
         status = path.stat()
         table = [[name, tensor.dtype, tensor.shape] for name, tensor in sorted(read_header(path).items())]
         files.append([path.name, status.st_size, status.st_mtime_ns, table])
-    return hash_config({"config": hash_file(folder / "config.json"), "files": files})
+    settings = {
+        path.relative_to(folder).as_posix(): hash_file(path)
+        for path in folder.rglob("*")
+        if path.suffix in SETTINGS and path.is_file()
+    }
+    return hash_config({"settings": settings, "files": files})

@@ -147,7 +147,7 @@ class Layout:
     tokenizer_class: str | None = None
     """Native class for a tokenizer that is published with remote code."""
     modules: frozenset[str] = frozenset()
-    """Own modules of its sentence-transformers pipeline that this project implements."""
+    """Own modules of its sentence-transformers pipeline that turn vectors into bytes and may be left out."""
 
     def source_of(self, native_name: str, config: NativeConfig) -> tuple[str, tuple[int, int] | None]:
         """(published name, rows or `None` for all) of a native tensor."""

@@ -7,6 +7,7 @@ The legend of a golden file: `row_*` is one text, `batch_*` are texts computed o
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,13 @@ from diffembed.errors import ConversionError, InputError
 
 STATE_TOLERANCE = 2e-5
 LOGIT_TOLERANCE = 5e-5
-REQUIRED_KEYS = ("row_input_ids", "row_last_hidden_state", "batch_input_ids", "batch_attention_mask")
+REQUIRED_KEYS = (
+    "row_input_ids",
+    "row_last_hidden_state",
+    "batch_input_ids",
+    "batch_attention_mask",
+    "batch_last_hidden_state",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -162,7 +169,7 @@ def _read_golden(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with np.load(path) as file:
             arrays = {key: file[key] for key in file.files}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise InputError(f"{path} is no golden file ({error})") from error
     missing = [key for key in REQUIRED_KEYS if key not in arrays]
     if missing:

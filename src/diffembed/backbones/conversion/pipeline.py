@@ -1,20 +1,17 @@
 """The sentence-transformers pipeline a published embedding checkpoint brings along: pooling, normalising, quantiser.
 
-Read `read_pipeline`; `quantise_tanh` is pplx-embed's own last module. Knows no torch.
+Read `read_pipeline`. Knows no torch.
 """
 
 import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from diffembed.backbones.conversion.layout import Layout
 from diffembed.backbones.conversion.source import Source, read_object
-from diffembed.errors import ConversionError, UnknownNameError
+from diffembed.errors import ConversionError
 from diffembed.provenance import write_json
 
 NATIVE_MODULES = ("Transformer", "Pooling", "Normalize")
@@ -37,7 +34,7 @@ class Pipeline:
     pooling: str
     is_normalised: bool
     quantiser: str | None
-    """The checkpoint's own last module, applied by us (`quantise_tanh`) and left out of the native folder."""
+    """The checkpoint's own last module, which turns vectors into bytes; left out of the native folder."""
 
 
 def read_pipeline(source: Source, layout: Layout) -> Pipeline | None:
@@ -109,19 +106,3 @@ def _pooling_mode(source: Source, path: str) -> str:
             f"{source.name}: {path}/config.json pools by {modes}; expected one of {', '.join(POOLINGS)}"
         )
     return POOLINGS[modes[0]]
-
-
-def quantise_tanh(vectors: NDArray[np.float32], kind: Literal["int8", "binary", "ubinary"]) -> NDArray[Any]:
-    """pplx-embed's quantiser on pooled, unnormalised vectors [N, D].
-
-    int8: round(127 tanh(x)), halves to even. binary: the sign of x itself as -1 or 1 in int8 (0 counts as 1).
-    ubinary: the same signs as bits, most significant first, [N, D / 8] uint8. Compare by cosine.
-    """
-    if kind == "int8":
-        return np.rint(127 * np.tanh(vectors)).astype(np.int8)
-    is_positive = vectors >= 0
-    if kind == "binary":
-        return np.where(is_positive, 1, -1).astype(np.int8)
-    if kind == "ubinary":
-        return np.packbits(is_positive, axis=-1)
-    raise UnknownNameError.of("quantisation", kind, ["int8", "binary", "ubinary"])

@@ -24,7 +24,10 @@ def identify(embedder: Embedder, *, pooling: str, direction: Direction | tuple[D
             "kernel": backbone.kernel,
             "dtype": str(backbone.dtype),
             "pooling": pooling,
-            "template": dataclasses.asdict(embedder.template),
+            # A field that is None changes nothing: what was made before the field was there keeps its hash.
+            "template": {
+                key: value for key, value in dataclasses.asdict(embedder.template).items() if value is not None
+            },
             "is_normalised": embedder.is_normalised,
             "dim": embedder.dim,
         }
