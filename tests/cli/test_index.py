@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,19 +67,77 @@ def test_a_corpus_from_first_build_to_last_deletion(
     assert (home / "indexes" / "sea" / "index.json").exists()
 
 
+def test_rows_without_ids_are_added_beside_each_other(run: Run, notes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They were numbered, so that the first row of a second `add` took the place of the first row of the first."""
+    assert run("index", "build", "sea", str(notes), "--model", "tiny")[0] == 0
+    for text in ("Ropes hold.\n", "Knots hold.\n\nKnots hold.\nSails pull.\n", "Ropes hold.\n"):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+        assert run("index", "add", "sea", "-")[0] == 0
+    (stats,) = run("index", "stats", "sea", "--json").rows  # type: ignore[attr-defined]
+    assert stats["num_added"] == 3
+    hits = run("index", "search", "sea", "hold", "--mode", "bm25", "--json").rows  # type: ignore[attr-defined]
+    assert sorted(hit["text"] for hit in hits) == ["Knots hold.", "Ropes hold."]
+    assert {hit["parent"].partition("#")[0] for hit in hits} == {"added"}
+
+
 def test_another_way_of_making_needs_replace(run: Run, notes: Path) -> None:
     build = ("index", "build", "sea", str(notes), "--model", "tiny")
     assert run(*build)[0] == 0
     code, _, err = run(*build, "--chunk", "fixed", "--size", "20", "--unit", "tokens", "--overlap", "5")
     assert code == 1
-    assert err.endswith("make it anew with: diffembed index build sea --replace\n")
+    assert err.endswith("to make it anew, run the same command again with --replace\n")
     assert "was made with chunks heading, 640 characters" in err
     assert run(*build, "--chunk", "whole", "--precision", "int8", "--replace")[0] == 0
     assert "as int8" in run("index", "stats", "sea")[1]
     assert "; whole" in run("index", "stats", "sea")[1]
+    code, _, err = run("index", "build", "sea", "--replace")
+    assert (code, "no --model given" in err) == (0, False), "the index keeps its model"
+    assert "tiny-qwen2 (" in run("index", "stats", "sea")[1]
     code, _, err = run("index", "search", "sea", "tides", "--model", "tiny-llama")
     assert code == 1
     assert "was made with tiny" in err
+
+
+def test_an_index_keeps_how_its_model_is_loaded(run: Run, notes: Path) -> None:
+    assert run("index", "build", "sea", str(notes), "--model", "tiny", "--dims", "32")[0] == 0
+    assert run("index", "search", "sea", "tides", "--model", "tiny")[0] == 0, "with the components of the index"
+    assert run("index", "build", "sea", "--replace")[0] == 0
+    assert ", 32 components" in run("index", "stats", "sea")[1]
+
+
+def test_a_server_takes_the_model_of_its_index(run: Run, notes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It loaded the default model, and then said that the index was made by another."""
+    server = pytest.importorskip("diffembed.serve.server", reason="the extra `serve` is not installed")
+    engines: dict[str, Any] = {}
+
+    def serve(models: list[str], *, indexes: list[str], settings: Any, load: Any, **_: object) -> None:
+        engines.update(server.load_engines(models, settings, load))
+        assert list(server.open_indexes(indexes, engines)) == ["sea"]
+
+    monkeypatch.setattr(server, "serve", serve)
+    assert run("index", "build", "sea", str(notes), "--model", "tiny", "--dims", "32")[0] == 0
+    code, _, err = run("serve", "--index", "sea")
+    assert (code, err) == (0, "")
+    assert [engine.embedder.dim for engine in engines.values()] == [32]
+    assert run("serve", "--index", "none")[0] == 1
+
+
+def test_one_damaged_index_does_not_hide_the_others(run: Run, notes: Path, home: Path) -> None:
+    for name in ("lakes", "sea"):
+        assert run("index", "build", name, str(notes), "--model", "tiny")[0] == 0
+    (home / "indexes" / "lakes" / "index.json").write_text("{")
+    code, out, _ = run("index", "list")
+    assert code == 0
+    assert "lakes" in out and "is damaged" in " ".join(out.split())
+    assert out.splitlines()[-1].split()[:4] == ["sea", "tiny-qwen2", "2", "3"]
+    broken, whole = run("index", "list", "--json").rows  # type: ignore[attr-defined]
+    assert "is damaged" in broken["error"]
+    assert whole["num_rows"] == 3
+
+
+def test_sources_are_checked_before_the_model_is_loaded(run: Run) -> None:
+    code, _, err = run("index", "build", "new", "nowhere.txt", "--model", "no-such-model")
+    assert (code, "there is no file or folder nowhere.txt" in err) == (1, True)
 
 
 @pytest.mark.parametrize(

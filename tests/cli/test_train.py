@@ -22,6 +22,7 @@ def train_file(tmp_path: Path) -> Path:
         "model": {"name": "tiny", "attention": "bidirectional", "dtype": "float32"},
         "data": {"root": str(tmp_path), "sources": [{"kind": "rows", "path": "rows.jsonl"}]},
         "batch": {"rows": 4},
+        "optimiser": {"warmup_steps": 1},
         "run": {"output": str(tmp_path / "run"), "schedule_steps": 2},
         "lora": {"rank": 2},
     }
@@ -38,6 +39,7 @@ def adapt_file(tmp_path: Path) -> Path:
         "model": {"name": "tiny", "dtype": "float32"},
         "text": {"files": [str(tmp_path / "text.txt")], "held_out": [str(tmp_path / "held.txt")], "row_tokens": 16},
         "batch": {"rows": 4, "micro_rows": 2},
+        "optimiser": {"warmup_steps": 1},
         "run": {"output": str(tmp_path / "run"), "schedule_steps": 2},
     }
     path = tmp_path / "adapt.yaml"

@@ -82,6 +82,18 @@ def test_sections_carry_the_headings_above_them() -> None:
     assert [chunk.title for chunk in same] == ["Book"]
 
 
+@pytest.mark.parametrize(
+    ("source", "titles"),
+    [("tool.py", ["", ""]), ("job.YAML", ["", ""]), ("notes.md", ["Where", "What"]), ("", ["Where", "What"])],
+)
+def test_comments_of_source_code_are_no_headings(source: str, titles: list[str]) -> None:
+    """A comment became the title of all the code below it, and cut a short file into one piece for each comment."""
+    text = "# Where\nOUT = 1\n# What\nX = 2\n" + "y = 3\n" * 20
+    chunks = cut_document(Document(id="d", text=text, source=source), ChunkPolicy(size=100))
+    assert [chunk.title for chunk in chunks][:2] == titles
+    assert (chunks[0].text == "# Where\nOUT = 1") is (titles[0] == "Where")
+
+
 def test_policies_that_contradict_themselves_are_refused() -> None:
     for options, message in (
         ({"kind": "whole", "size": 5}, "whole documents are not cut"),

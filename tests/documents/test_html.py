@@ -64,6 +64,8 @@ def test_a_declared_encoding_is_believed_and_nothing_is_guessed() -> None:
         html_text(b"<p>caf\xe9</p>", "p.html")
     with pytest.raises(InputError, match="is not ascii text as it declares"):
         html_text(b'<meta charset="ascii"><p>caf\xe9</p>', "p.html")
+    with pytest.raises(InputError, match="is not undefined text as it declares"):
+        html_text(b'<meta charset="undefined"><p>caf\xe9</p>', "p.html")
 
 
 def test_comments_in_code_are_no_headings() -> None:

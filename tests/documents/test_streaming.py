@@ -112,6 +112,27 @@ def test_bad_files_are_listed_and_the_rest_is_read(tmp_path: Path) -> None:
     assert read.skipped == {}
 
 
+@pytest.mark.parametrize(
+    ("raised", "reason"),
+    [
+        (pypdf.errors.DependencyError("cryptography is required for AES"), "cannot be read: cryptography is required"),
+        (AssertionError(), "is not a PDF file, or it is damaged: AssertionError"),
+    ],
+)
+def test_whatever_a_pdf_parser_raises_ends_no_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: Exception, reason: str
+) -> None:
+    def fail(_: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(pypdf, "PdfReader", fail)
+    (tmp_path / "a.pdf").write_bytes(b"%PDF-1.6")
+    (tmp_path / "b.txt").write_text("Good.")
+    read = Read(tmp_path)
+    assert list(read.texts.values()) == ["Good."]
+    assert reason in read.skipped["a.pdf"]
+
+
 def test_links_neither_loop_nor_leave_the_folder(tmp_path: Path) -> None:
     folder, outside = tmp_path / "in", tmp_path / "out"
     (folder / "sub").mkdir(parents=True)
@@ -189,6 +210,19 @@ def test_rows_that_cannot_be_used_are_told_and_left_out(tmp_path: Path) -> None:
     assert "rows.csv:3 has 1 fields where the header has 2" in told[0]
     with pytest.raises(InputError, match="has 1 fields where the header has 2"):
         list(read_rows(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "body"),
+    [("rows.jsonl", "# exported today\n", '{"text": "A row."}\n'), ("rows.csv", "text,title\nalone\n", "A row.,T\n")],
+)
+def test_a_bad_first_row_costs_no_other(tmp_path: Path, name: str, head: str, body: str) -> None:
+    """A first row of no use was taken for a file of no use, and a build removed all its rows."""
+    path = tmp_path / name
+    path.write_text(head + body)
+    told: list[InputError] = []
+    assert [row.text for row in read_rows(path, on_bad=told.append)] == ["A row."]
+    assert len(told) == 1
 
 
 def test_standard_input_and_formats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import pytest
 from diffembed import Document, Embedder, build_index
 from diffembed.documents import ChunkPolicy, cut_document
 from diffembed.embedding.late import encode_late
+from diffembed.embedding.text import TextTemplate
 from diffembed.errors import ConfigError, EmptyInputError, InputError, StoreError
 from diffembed.index import Index
 from diffembed.index.store import Store
@@ -233,6 +234,80 @@ def test_another_model_chunking_or_precision_is_refused_until_replaced(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus", "ix"]
 
 
+def test_an_open_reader_follows_an_index_made_anew_or_says_that_it_cannot(tmp_path: Path) -> None:
+    """It took the vectors of the new table by the rules of the old one, or named files that were gone."""
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.txt").write_text(f"the {name} text, of the {name} folder")
+    build_index(tmp_path / "ix", [tmp_path / "old"], embedder=Counting())
+    made = Store.open(tmp_path / "ix").settings.made
+    reader = Index.open(tmp_path / "ix", embedder=Counting())
+    assert [hit.document.text for hit in reader.search("text")] == ["the old text, of the old folder"]
+    version = reader.store.dataset.version
+    build_index(tmp_path / "ix", embedder=Counting())
+    assert Store.open(tmp_path / "ix").settings.made == made != ""
+    build_index(tmp_path / "ix", [tmp_path / "new"], embedder=Counting(), is_replaced=True)
+    for mode in ("dense", "bm25"):
+        (hit,) = reader.search("text", mode=mode)  # type: ignore[arg-type]
+        assert hit.document.text == "the new text, of the new folder"
+    assert reader.store.dataset.version == version, "the numbers of the versions tell nothing"
+    build_index(tmp_path / "ix", embedder=Counting(), precision="int8", is_replaced=True)
+    with pytest.raises(StoreError, match="was made anew in another way; open it again"):
+        reader.search("text")
+
+
+def test_a_replacement_killed_at_its_end_leaves_an_index(corpus: Path, tmp_path: Path) -> None:
+    build_index(tmp_path / "ix", [corpus], embedder=Counting())
+    shutil.copytree(tmp_path / "ix", tmp_path / ".ix.new")
+    (tmp_path / ".ix.new" / "index.json").write_text("{")
+    (tmp_path / "ix").rename(tmp_path / ".ix.old")
+    assert build_index(tmp_path / "ix", embedder=Counting()).num_unchanged == 5
+    assert build_index(tmp_path / "ix", embedder=Counting(), is_replaced=True).num_new == 5
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus", "ix"]
+
+
+def test_int8_steps_of_one_note_reach_further_than_it(tmp_path: Path, rows_of: Rows) -> None:
+    """Steps were those of the first note alone, and what came later was clipped to them."""
+
+    class Turned(Counting):
+        def encode_documents(self, texts: Sequence[str]) -> Vectors:
+            rows = np.random.default_rng([len(texts[0])]).normal(size=(len(texts), 64)).astype(np.float32)
+            return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    encoder = Turned()
+    encoder.dim = 64
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("A.")
+    build_index(tmp_path / "ix", [tmp_path / "notes"], embedder=encoder, precision="int8")
+    for number in range(50):
+        (tmp_path / "notes" / f"{number}.txt").write_text("Later.")
+    build_index(tmp_path / "ix", embedder=encoder)
+    codes = np.array([row["code"] for row in rows_of(tmp_path / "ix")])
+    assert len(codes) == 51
+    assert np.abs(codes).max() < 127
+
+
+def test_an_embedder_from_a_folder_is_found_again(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder was remembered as it was written, from another folder, or not at all."""
+    monkeypatch.chdir(tmp_path)
+    Embedder.load("tiny-llama", dtype="float32").save("mine")
+    build_index("./ix", [corpus], embedder=Embedder.load("mine", dtype="float32"))
+    monkeypatch.chdir(corpus)
+    assert Index.open(tmp_path / "ix").search("cats")
+
+
+def test_an_embedder_put_together_by_hand_must_be_given_again(corpus: Path, tmp_path: Path) -> None:
+    whole = Embedder.load("tiny-llama", dtype="float32")
+    assert whole.location == "tiny-llama"
+    by_hand = Embedder.load("tiny-llama", dtype="float32", template=TextTemplate(document_prefix="note: "))
+    build_index(tmp_path / "ix", [corpus], embedder=by_hand)
+    with pytest.raises(StoreError, match="which cannot be loaded by name; give it"):
+        Index.open(tmp_path / "ix").search("cats")
+    assert Index.open(tmp_path / "ix", embedder=by_hand).search("cats")
+
+
 def test_int8_codes_do_not_depend_on_when_a_text_came(
     corpus: Path, tmp_path: Path, embedder: Embedder, rows_of: Rows
 ) -> None:
@@ -260,6 +335,8 @@ def test_a_source_that_is_not_there_or_has_no_text_changes_nothing(corpus: Path,
     assert len(rows_of(tmp_path / "ix")) == 7
     with pytest.raises(ConfigError, match="is no index and not empty"):
         build_index(corpus, [corpus], embedder=Counting())
+    with pytest.raises(ConfigError, match="is no index and not empty"):
+        build_index(Path(), [corpus], embedder=Counting())
     shutil.copytree(corpus, tmp_path / "other" / "corpus")
     with pytest.raises(ConfigError, match="two sources are called corpus"):
         build_index(tmp_path / "ix", [corpus, tmp_path / "other" / "corpus"], embedder=Counting())

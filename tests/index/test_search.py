@@ -173,7 +173,9 @@ def test_collapsing_goes_on_until_enough_documents_are_found(tmp_path: Path, emb
 
 def test_hits_say_where_they_stand(corpus: Path, tmp_path: Path, embedder: Embedder) -> None:
     build_index(tmp_path / "ix", [corpus], embedder=embedder)
-    for hit in Index.open(tmp_path / "ix").search("sun and moon", k=10, collapse=False, where="source LIKE '%.md'"):
+    hits = Index.open(tmp_path / "ix").search("sun and moon", k=10, collapse=False, where="source LIKE '%.md'")
+    assert len(hits) == 3
+    for hit in hits:
         text = Path(hit.document.source).read_text()
         assert text[hit.document.start :].startswith(hit.document.text)
         assert text.splitlines()[hit.document.line - 1] == hit.document.text.splitlines()[0]
@@ -212,6 +214,16 @@ def test_other_columns_of_rows_are_filtered_by(
         "c": {"lang": "de", "year": 2022},
         "d": {"lang": "it's", "note": "lone \ufffd half"},
     }
+
+
+def test_a_filter_that_a_row_breaks_is_refused(tmp_path: Path, embedder: Embedder) -> None:
+    """It was called a damaged table, with the advice to make the index anew."""
+    rows = [{"id": "a", "text": "Tides rise.", "year": 2019}, {"id": "b", "text": "Bread rises.", "year": "n/a"}]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    build_index(tmp_path / "ix", [tmp_path / "rows.jsonl"], embedder=embedder)
+    index = Index.open(tmp_path / "ix", embedder=embedder)
+    with pytest.raises(ConfigError, match=r"cannot be used: a row does not fit it \(Failed to convert to integer"):
+        index.search("what rises?", where="json_get_int(metadata, 'year') > 2000")
 
 
 def test_the_instruction_is_read_with_the_question(many: Path) -> None:

@@ -21,7 +21,7 @@ from diffembed.serve.app import make_app
 from diffembed.serve.engine import Engine
 from diffembed.serve.guard import JsonLines
 from diffembed.serve.search import MemoryIndex
-from diffembed.serve.server import bind, guard_loopback, load_engines, open_indexes, read_documents
+from diffembed.serve.server import bind, guard_loopback, load_engines, open_indexes, read_documents, run
 from diffembed.serve.settings import LOOPBACK, ServeSettings, read_keys
 
 KEYS = ("first-secret", "second-secret")
@@ -325,6 +325,33 @@ def test_a_host_name_of_somebody_else_is_refused(embedder: Embedder) -> None:
             assert client.get("/v1/models", headers={"host": host}).status_code == status, host
 
 
+def test_allowed_hosts_are_compared_as_names_are(embedder: Embedder) -> None:
+    """With a capital letter or a port, an allowed name let nobody in."""
+    settings = ServeSettings(allowed_hosts=("MyBox.local",))
+    with TestClient(make_app({"m": Engine(embedder, settings)}, settings=settings)) as client:
+        for host in ("mybox.local", "MYBOX.local:8000"):
+            assert client.get("/v1/models", headers={"host": host}).status_code == 200, host
+    for host in ("mybox.local:8000", "[::1]:8000", "[::1]"):
+        with pytest.raises(ConfigError, match="is no bare name; leave out port and brackets"):
+            ServeSettings(allowed_hosts=(host,))
+
+
+def test_a_network_that_cannot_warm_up_ends_the_server(embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The health check said `warming` for ever, and the error came out when somebody stopped the server."""
+
+    def fail(_: object) -> None:
+        raise RuntimeError("no kernel")
+
+    engine = Engine(embedder)
+    monkeypatch.setattr(engine, "_encode_pack", fail)
+    taken = bind("127.0.0.1", 0)
+    try:
+        with pytest.raises(RuntimeError, match="no kernel"):
+            run(make_app({"m": engine}), taken, drain_s=0, timeout_s=1)
+    finally:
+        taken.close()
+
+
 def test_engines_are_named_without_paths(embedder: Embedder, tmp_path) -> None:
     embedder.save(tmp_path / "my-model")
     settings = ServeSettings()
@@ -338,6 +365,9 @@ def test_engines_are_named_without_paths(embedder: Embedder, tmp_path) -> None:
     with pytest.raises(ConfigError, match="at least one model"):
         make_app({})
     assert open_indexes([], engines) == {}
+    embedder.save(tmp_path / "lr=0.1" / "model")
+    named = load_engines([str(tmp_path / "lr=0.1" / "model")], settings)
+    assert list(named) == [embedder.name], "the = of a folder parts no name from it"
 
 
 def test_a_folder_is_read_once_for_each_model(embedder: Embedder, tmp_path) -> None:
@@ -348,6 +378,8 @@ def test_a_folder_is_read_once_for_each_model(embedder: Embedder, tmp_path) -> N
     assert list(read_documents(tmp_path / "notes", {"one": one})) == ["notes"]
     indexes = read_documents(tmp_path / "notes", {"tiny-gemma3": one, "two": two})
     assert list(indexes) == ["notes (tiny-gemma3)", "notes (two)"]
+    with pytest.raises(ConfigError, match="an index and the documents are both called 'notes'"):
+        read_documents(tmp_path / "notes", {"one": one}, taken=["notes"])
     index = indexes["notes (two)"]
     assert isinstance(index, MemoryIndex) and index.sources() == {"a.md": 3, "b.md": 1}
     assert [passage.source for passage in index.passages("a.md")] == ["a.md"] * 3

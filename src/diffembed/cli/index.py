@@ -8,6 +8,7 @@ from cyclopts import App, Parameter
 
 from diffembed.cli.options import DEFAULT_MODEL, Attention, Dtype, Json, Model, Pooling, Source, say_default
 from diffembed.cli.printing import print_facts, print_hits, print_json, print_table
+from diffembed.errors import StoreError
 
 app = App(name="index", help="Keep the vectors of a corpus on disk and search them.")
 
@@ -95,10 +96,12 @@ def build(
         Print one JSON line.
     """
     from diffembed.embedding.embedder import Embedder
-    from diffembed.index import build_index, stored_model
+    from diffembed.index import build_index, prepare_build
     from diffembed.index.settings import make_chunks, make_reading
 
-    location, loading = stored_model(name) if model is None and not replace else (model, {})
+    # What is wrong with the sources is said before a network is loaded for them.
+    stored = prepare_build(name, sources, is_replaced=replace)
+    location, loading = (stored.location, stored.loading) if stored and model is None else (model, {})
     say_default(location)
     asked = {"attention": attention, "pooling": pooling, "max_tokens": max_tokens, "dims": dims}
     loading = {**loading, **{key: value for key, value in asked.items() if value is not None}}
@@ -106,7 +109,6 @@ def build(
         name,
         sources,
         embedder=Embedder.load(location or DEFAULT_MODEL, dtype=dtype, **loading),
-        location=location or DEFAULT_MODEL,
         chunks=make_chunks(kind=chunk, size=size, unit=unit, overlap=overlap),
         precision=precision,
         reading=make_reading(format=format, text_column=text_column, id_column=id_column, max_file_mb=max_file_mb),
@@ -182,9 +184,11 @@ def search(
     """
     from diffembed.documents import has_lines
     from diffembed.embedding.embedder import Embedder
-    from diffembed.index import Index
+    from diffembed.index import Index, stored_model
 
-    index = Index.open(name, embedder=None if model is None else Embedder.load(model))
+    # The model is asked to be the one of the index, so it is loaded as that was.
+    embedder = None if model is None else Embedder.load(model, **stored_model(name)[1])
+    index = Index.open(name, embedder=embedder)
     hits = index.search(
         question,
         k=top_k,
@@ -207,7 +211,8 @@ def search(
 def add(name: str, rows: Source, /, *, format: RowFormat | None = None, json: Json = False) -> None:
     """Add the rows of a file to an index, in place of texts of the same ids.
 
-    A later build leaves them alone.
+    A row without an id gets one made of its content, so that it replaces nothing and is added once. A later build
+    leaves them alone.
 
     For example:
         echo 'Tides rise.' | diffembed index add notes -
@@ -223,11 +228,10 @@ def add(name: str, rows: Source, /, *, format: RowFormat | None = None, json: Js
     json
         Print one JSON line.
     """
-    from diffembed.documents import read_rows
-    from diffembed.index import Index
+    from diffembed.index import Index, read_additions
 
     index = Index.open(name)
-    num_chunks = index.add(read_rows(rows, format=format))
+    num_chunks = index.add(read_additions(rows, format=format))
     if json:
         print_json({"chunks_added": num_chunks, "num_rows": index.num_rows})
         return
@@ -262,7 +266,7 @@ def delete(name: str, /, *ids: str, json: Json = False) -> None:
 
 @app.command(name="list")
 def list_(*, json: Json = False) -> None:
-    """List the indexes that can be named.
+    """List the indexes that can be named; of one that cannot be read, the reason.
 
     For example:
         diffembed index list
@@ -274,19 +278,23 @@ def list_(*, json: Json = False) -> None:
     """
     from diffembed.index import Index, list_indexes
 
-    found = [Index.open(folder).stats() for folder in list_indexes()]
+    lines: list[dict[str, object]] = []
+    rows: list[list[object]] = []
+    for folder in list_indexes():
+        try:
+            found = Index.open(folder).stats()
+        except StoreError as error:
+            lines.append({"folder": str(folder), "error": str(error)})
+            rows.append([folder.name, str(error), "", "", ""])
+        else:
+            lines.append(asdict(found))
+            megabytes = f"{found.num_bytes / 1e6:.1f}"
+            rows.append([folder.name, found.model, found.num_documents, found.num_rows, megabytes])
     if json:
-        for stats in found:
-            print_json(asdict(stats))
+        for line in lines:
+            print_json(line)
         return
-    print_table(
-        ["index", "model", "texts", "chunks", "MB"],
-        [
-            [Path(each.folder).name, each.model, each.num_documents, each.num_rows, f"{each.num_bytes / 1e6:.1f}"]
-            for each in found
-        ],
-        numbers=["texts", "chunks", "MB"],
-    )
+    print_table(["index", "model", "texts", "chunks", "MB"], rows, numbers=["texts", "chunks", "MB"], names=["index"])
 
 
 @app.command

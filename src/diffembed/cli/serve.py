@@ -1,7 +1,6 @@
 """`diffembed serve`."""
 
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -46,8 +45,8 @@ def serve(
     Parameters
     ----------
     model
-        A name, a folder or a hub id, or NAME=LOCATION; several can be served, the first is the default;
-        gemma-3-270m-diffusion if none is given.
+        A name, a folder or a hub id, or NAME=LOCATION; several can be served, the first is the default; those that
+        made the indexes if none is given, or gemma-3-270m-diffusion.
     index
         Name or folder of an index to search; several can be given.
     documents
@@ -96,6 +95,7 @@ def serve(
 
         raise MissingExtraError.of(error.name or "fastapi", "serve") from error
     from diffembed.embedding.embedder import Embedder
+    from diffembed.serve.server import models_of
     from diffembed.serve.settings import ServeSettings, read_keys
 
     settings = ServeSettings(
@@ -117,9 +117,17 @@ def serve(
             print(f"serving {', '.join(facts['models'])} at {facts['url']}")
         sys.stdout.flush()
 
-    say_default(model[0] if model else None)
+    stored = {} if model else models_of(index or [])
+    models = model or list(stored)
+    say_default(models[0] if models else None)
+    asked = {"attention": attention, "pooling": pooling, "max_tokens": max_tokens, "token_budget": token_budget}
+    asked = {key: value for key, value in asked.items() if value is not None}
+
+    def load(location: str) -> Embedder:
+        return Embedder.load(location, dtype=dtype, **{**stored.get(location, {}), **asked})
+
     run(
-        model or [DEFAULT_MODEL],
+        models or [DEFAULT_MODEL],
         indexes=index or [],
         documents=documents,
         settings=settings,
@@ -127,12 +135,5 @@ def serve(
         port=port,
         drain_s=drain_s,
         on_listening=say,
-        load=partial(
-            Embedder.load,
-            attention=attention,
-            pooling=pooling,
-            dtype=dtype,
-            max_tokens=max_tokens,
-            token_budget=token_budget,
-        ),
+        load=load,
     )

@@ -38,7 +38,7 @@ def print_plan(plan: "Plan", *, json: bool) -> None:
     parts = ", ".join(f"{name} {_gigabytes(size)}" for name, size in plan.memory_bytes.items())
     print_facts(
         {
-            "model": f"{plan.model}: {plan.num_weights:,} weights, {plan.num_trained:,} trained",
+            "model": f"{plan.model}: {plan.num_weights / 1e6:,.0f} million weights, {plan.num_trained:,} trained",
             "rows": _or_unknown(plan.num_rows),
             "steps": f"{_or_unknown(plan.stop_step)} of a schedule of {_or_unknown(plan.num_steps)}",
             "tokens": f"{plan.tokens_per_step:,} a step, {_or_unknown(plan.num_tokens)} in all",

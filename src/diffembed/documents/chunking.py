@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from diffembed.documents.kinds import is_code
 from diffembed.errors import ConfigError, UnknownNameError
 from diffembed.records import Document
 
@@ -47,7 +48,8 @@ class ChunkPolicy:
 
     kind: ChunkKind = "heading"
     """whole: not at all. fixed: pieces of one size. heading: sections, and pieces of those that are too long; the
-    headings above a piece become its title. late: the pieces of `fixed`, pooled from one pass over the document."""
+    headings above a piece become its title, and source code has none. late: the pieces of `fixed`, pooled from one pass
+    over the document."""
     size: int | None = None
     """Longest chunk in `unit`, at least 1; `None` takes 640 characters or 256 tokens. `whole` has none."""
     unit: ChunkUnit = "characters"
@@ -111,7 +113,8 @@ def cut_document(
     if policy.unit == "tokens" and starts is None:
         raise ConfigError("chunks of tokens need an encoder that has a tokenizer; count characters instead")
     ruler = _Ruler(policy, starts)
-    sections = _sections(text) if policy.kind == "heading" else [(0, len(text), "")]
+    has_headings = policy.kind == "heading" and not is_code(document.source)
+    sections = _sections(text) if has_headings else [(0, len(text), "")]
     spans: list[tuple[int, int, str]] = []
     for start, stop, trail in sections:
         if policy.kind == "whole":

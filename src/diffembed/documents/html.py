@@ -51,7 +51,7 @@ def _decode(raw: bytes, name: str) -> str:
             raise
         try:
             return raw.decode(declared[1].decode("ascii"))
-        except (LookupError, UnicodeDecodeError):
+        except (LookupError, UnicodeError):
             raise InputError(f"{name} is not {declared[1].decode('ascii')} text as it declares") from None
 
 

@@ -12,18 +12,10 @@ from pathlib import Path
 
 from diffembed.documents.chunking import CHUNK_CHARS, ChunkPolicy, cut_document
 from diffembed.documents.decoding import decode, name_of, open_bytes
+from diffembed.documents.kinds import TEXT_SUFFIXES
 from diffembed.documents.rows import ROW_FORMATS, read_rows
 from diffembed.errors import ConfigError, EmptyInputError, InputError
 from diffembed.records import Document
-
-_SUFFIX_WORDS = (
-    ".adoc .asm .bash .bat .c .cc .cfg .clj .cmake .cpp .cs .css .cu .cuh .dart .el .erl .ex .exs .f90 .fish .go"
-    " .gradle .graphql .h .hpp .hs .ini .java .jl .js .jsx .kt .lisp .log .lua .m .markdown .md .mjs .mk .ml .nix"
-    " .org .php .pl .pm .proto .ps1 .py .pyi .r .rb .rs .rst .s .scala .scm .scss .sh .sql .svelte .swift .tcl .tex"
-    " .text .tf .toml .ts .tsx .txt .vim .vue .yaml .yml .zig .zsh"
-)
-TEXT_SUFFIXES = frozenset(_SUFFIX_WORDS.split())
-"""What `read_corpus` reads inside a folder, beside names without a suffix (README, Makefile ...)."""
 
 GENERATED_FOLDERS = frozenset({"__pycache__", "build", "dist", "node_modules", "target"})
 """Folders whose content is made from other files; `read_corpus` passes over them, hidden ones and environments."""

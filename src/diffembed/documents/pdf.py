@@ -16,7 +16,7 @@ def pdf_text(file: BinaryIO, name: str) -> tuple[str, str]:
     """
     try:
         import pypdf
-        from pypdf.errors import PyPdfError
+        from pypdf.errors import DependencyError
     except ImportError as error:
         raise MissingExtraError.of("pypdf", "index") from error
     # It reports every flaw that it works around; those it cannot are raised.
@@ -29,11 +29,11 @@ def pdf_text(file: BinaryIO, name: str) -> tuple[str, str]:
         pages = [page.extract_text() for page in reader.pages]
     except InputError:
         raise
-    # What a damaged file makes a parser raise has no common class: ValueError, KeyError, RecursionError ...
-    except (PyPdfError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
-        raise InputError(f"{name} is not a PDF file, or it is damaged: {type(error).__name__}") from error
-    except (NotImplementedError, OSError, ImportError) as error:
+    except (NotImplementedError, OSError, ImportError, DependencyError) as error:
         raise InputError(f"{name} cannot be read: {error}") from error
+    # What a damaged file makes a parser raise has no common class: ValueError, AssertionError, RecursionError ...
+    except Exception as error:
+        raise InputError(f"{name} is not a PDF file, or it is damaged: {type(error).__name__}") from error
     text = "\n\n".join(page.strip() for page in pages if page.strip())
     if not text:
         raise EmptyInputError(f"{name} has no text; its {len(pages)} pages are pictures or empty")

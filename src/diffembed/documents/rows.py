@@ -8,6 +8,7 @@ import io
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from datetime import date, time
 from decimal import Decimal
 from itertools import chain, count
@@ -42,6 +43,7 @@ def read_rows(
     text_column: str | None = None,
     id_column: str | None = None,
     id_prefix: str = "",
+    make_id: Callable[[Document], str] | None = None,
     on_bad: Callable[[InputError], None] | None = None,
 ) -> Iterator[Document]:
     """One Document per row of a file, or of standard input for `-`, streamed.
@@ -52,6 +54,7 @@ def read_rows(
         other columns with one value in each row become the metadata.
     id_column: None takes `_id` or `id`; rows without either are numbered from 1,
         with `id_prefix` before the number.
+    make_id: gives those rows an id in place of the number.
     on_bad: told of every row that cannot be used, which is then left out; the caller looks after ids that occur twice.
         None raises at the first.
     Raises InputError for what cannot be read, with its line, and for an id that occurs twice; EmptyInputError for none.
@@ -59,7 +62,7 @@ def read_rows(
     format = _row_format(source, format)
     if format == "txt" and (text_column or id_column):
         raise ConfigError("a txt file has no columns; text_column and id_column need jsonl, csv, tsv or parquet")
-    rows = _each_row(source, format, text_column, id_column, id_prefix, on_bad or _raise)
+    rows = _each_row(source, format, text_column, id_column, id_prefix, make_id, on_bad or _raise)
     if on_bad is not None:
         return (document for document, _ in rows)
     documents = _checked(rows, name_of(source))
@@ -92,6 +95,7 @@ def _each_row(
     text_column: str | None,
     id_column: str | None,
     id_prefix: str,
+    make_id: Callable[[Document], str] | None,
     on_bad: Callable[[InputError], None],
 ) -> Iterator[tuple[Document, bool]]:
     """(document, whether its id is its own); bad rows go to `on_bad`, the number of a row counts them too."""
@@ -99,9 +103,10 @@ def _each_row(
     columns: tuple[str, str | None] | None = None
     with open_bytes(source) as file:
         for number, (line, row) in enumerate(_rows(file, name, format), start=1):
+            if isinstance(row, InputError):
+                on_bad(row)
+                continue
             try:
-                if isinstance(row, InputError):
-                    raise row
                 columns = columns or choose_columns(row, name, text_column, id_column)
                 number_id = f"{id_prefix}{number}"
                 document = row_document(row, columns, f"{name}:{line}", name=name, line=line, number_id=number_id)
@@ -110,7 +115,10 @@ def _each_row(
                     raise
                 on_bad(error)
                 continue
-            yield document, columns[1] is not None
+            has_own_id = columns[1] is not None
+            if make_id is not None and not has_own_id:
+                document = replace(document, id=make_id(document))
+            yield document, has_own_id
 
 
 def _raise(error: InputError) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from diffembed.documents.decoding import decode, name_of, open_bytes
 from diffembed.documents.html import html_text
-from diffembed.documents.passages import TEXT_SUFFIXES, is_passed_over
+from diffembed.documents.kinds import HTML_SUFFIXES, PDF_SUFFIXES, TEXT_SUFFIXES
+from diffembed.documents.passages import is_passed_over
 from diffembed.documents.pdf import pdf_text
 from diffembed.documents.rows import ROW_FORMATS, read_rows
 from diffembed.errors import ConfigError, EmptyInputError, InputError
@@ -19,8 +20,6 @@ from diffembed.records import Document
 
 MAX_FILE_BYTES = 64 << 20
 """Largest file that is read as one text. Row files are read row by row and may be of any size."""
-HTML_SUFFIXES = frozenset({".html", ".htm", ".xhtml"})
-PDF_SUFFIXES = frozenset({".pdf"})
 
 OnSkip = Callable[[str, str], None]
 """Called with a name and the reason why it was passed over."""

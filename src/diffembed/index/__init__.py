@@ -5,8 +5,18 @@ it was made, `chunks.lance` is a table that any Lance reader opens, `skipped.jso
 """
 
 from diffembed.index.index import Index, IndexStats, list_indexes
-from diffembed.index.jobs import build_index
+from diffembed.index.jobs import build_index, prepare_build
 from diffembed.index.progress import BuildReport
+from diffembed.index.reading import read_additions
 from diffembed.index.settings import stored_model
 
-__all__ = ["BuildReport", "Index", "IndexStats", "build_index", "list_indexes", "stored_model"]
+__all__ = [
+    "BuildReport",
+    "Index",
+    "IndexStats",
+    "build_index",
+    "list_indexes",
+    "prepare_build",
+    "read_additions",
+    "stored_model",
+]

@@ -31,7 +31,7 @@ from diffembed.index.search import (
 )
 from diffembed.index.settings import Precision, describe_chunks, identify, index_folder
 from diffembed.index.store import Store, in_list
-from diffembed.index.writing import writer_lock
+from diffembed.index.writing import table_errors, writer_lock
 from diffembed.provenance import user_data
 from diffembed.records import Document, Encoder, Hit, Vectors
 
@@ -235,21 +235,22 @@ class Index:
     def stats(self) -> IndexStats:
         """Counts of the newest state."""
         dataset, settings = self.store.refresh(), self.store.settings
-        return IndexStats(
-            folder=str(self.folder),
-            model=settings.model,
-            model_hash=settings.model_hash,
-            dim=settings.dim,
-            precision=settings.precision,
-            chunks=describe_chunks(settings.chunks),
-            num_documents=dataset.count_rows("part = 0"),
-            num_added=dataset.count_rows("part = 0 AND is_added"),
-            num_rows=dataset.count_rows(),
-            num_bytes=sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file()),
-            num_fragments=len(dataset.get_fragments()),
-            indexes=tuple(sorted(index["name"] for index in dataset.list_indices())),
-            sources=settings.sources,
-        )
+        with table_errors(self.folder):
+            return IndexStats(
+                folder=str(self.folder),
+                model=settings.model,
+                model_hash=settings.model_hash,
+                dim=settings.dim,
+                precision=settings.precision,
+                chunks=describe_chunks(settings.chunks),
+                num_documents=dataset.count_rows("part = 0"),
+                num_added=dataset.count_rows("part = 0 AND is_added"),
+                num_rows=dataset.count_rows(),
+                num_bytes=sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file()),
+                num_fragments=len(dataset.get_fragments()),
+                indexes=tuple(sorted(index["name"] for index in dataset.list_indices())),
+                sources=settings.sources,
+            )
 
     def _encode(self, question: str, instruction: str | None) -> Vectors:
         return normalise(np.asarray(self.embedder.encode_queries([question], instruction), np.float32))[0]

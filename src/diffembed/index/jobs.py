@@ -6,6 +6,7 @@ killed at any moment is simply run again. Knows neither Ray nor search.
 
 import contextlib
 import time
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def build_index(
 
     name_or_path: a name lies in the user's data folder; anything with a separator is a folder.
     sources: folders, files, `-` for standard input, `hf://datasets/OWNER/NAME`; none reads those of the last build.
-    location: what loads the embedder again; its name if none is given.
+    location: what loads the embedder again; what it was loaded from if none is given.
     chunks, precision, reading: `None` takes what the index was made with, or the defaults for a new one.
     is_replaced: makes the index anew, in another way if asked; the old one serves until the new one is complete.
     ray: address of a Ray cluster that does the work, `auto` for the one that runs here; None works in this process.
@@ -69,31 +70,25 @@ def build_index(
     if ray is None and cores_per_actor is not None:
         raise ConfigError("cores_per_actor parts a Ray cluster among encoders; it has no effect without ray")
     folder = index_folder(name_or_path)
-    has_index = (folder / SETTINGS_FILE).exists()
-    stored = _stored(folder, may_be_damaged=is_replaced) if has_index else None
-    if folder.exists() and not has_index and _holds_other_things(folder):
-        raise ConfigError(f"{folder} is no index and not empty; choose another name")
-    if not sources and not (stored and stored.sources):
-        raise ConfigError("name at least one source: a folder, a file, - or hf://datasets/OWNER/NAME")
-    check_sources([source for source in sources if not is_hub(source)])
-    for source in filter(is_hub, map(str, sources)):
-        parse_address(source)
+    stored = prepare_build(name_or_path, sources, is_replaced=is_replaced)
     settings = IndexSettings(
         model=embedder.name,
         model_hash=identify(embedder),
         dim=embedder.dim,
-        location=location or (embedder.name if isinstance(embedder, Embedder) else None),
+        location=location or (embedder.location if isinstance(embedder, Embedder) else None),
         loading=_loading(embedder),
         chunks=chunks or (stored.chunks if stored else ChunkPolicy()),
         precision=precision or (stored.precision if stored else "float32"),
         sources=_absolute(sources) if sources else stored.sources if stored else (),
         reading=reading or (stored.reading if stored else ReadOptions()),
+        made=(stored.made if stored and not is_replaced else "") or uuid.uuid4().hex,
     )
-    staged = folder.with_name(f".{folder.name}.new") if is_replaced and has_index else folder
+    is_beside = is_replaced and (folder / SETTINGS_FILE).exists()
+    staged = folder.with_name(f".{folder.name}.new") if is_beside else folder
     if stored and not is_replaced and (differences := stored.differences(settings)):
         raise StoreError(
             f"{folder} was made with {', '.join(differences)}, which is not what is asked for now; "
-            f"make it anew with: diffembed index build {name_or_path} --replace"
+            "to make it anew, run the same command again with --replace"
         )
     with contextlib.ExitStack() as stack:
         stack.enter_context(writer_lock(folder))
@@ -119,6 +114,30 @@ def build_index(
             _swap(staged, folder)
     report.folder = str(folder)
     return report
+
+
+def prepare_build(
+    name_or_path: str | Path, sources: Sequence[str | Path] = (), *, is_replaced: bool = False
+) -> IndexSettings | None:
+    """What an index was made with, None for a new one or one whose settings are lost; needs no encoder.
+
+    Raises what `build_index` does about the folder and the sources. An index that stood aside when its replacement was
+    killed comes back.
+    """
+    folder = index_folder(name_or_path)
+    old = _aside(folder)
+    if not folder.exists() and old.exists():
+        old.rename(folder)
+    has_index = (folder / SETTINGS_FILE).exists()
+    stored = _stored(folder, may_be_damaged=is_replaced) if has_index else None
+    if folder.exists() and not has_index and _holds_other_things(folder):
+        raise ConfigError(f"{folder} is no index and not empty; choose another name")
+    if not sources and not (stored and stored.sources):
+        raise ConfigError("name at least one source: a folder, a file, - or hf://datasets/OWNER/NAME")
+    check_sources([source for source in sources if not is_hub(source)])
+    for source in filter(is_hub, map(str, sources)):
+        parse_address(source)
+    return stored
 
 
 class Job:
@@ -292,18 +311,24 @@ def _drop_other(staged: Path, settings: IndexSettings) -> None:
     """Removes a half-made replacement, unless it is one that this build can go on with."""
     import shutil
 
-    if not (staged / "index.json").exists():
+    if not staged.exists():
         return
-    found = load_settings(staged)
-    if found.differences(settings) or found.sources != settings.sources:
+    found = _stored(staged, may_be_damaged=True)
+    if found is None or found.differences(settings) or found.sources != settings.sources:
         shutil.rmtree(staged)
+
+
+def _aside(folder: Path) -> Path:
+    """Where an index stands while its replacement takes its place."""
+    whole = folder.absolute()
+    return whole.parent / f".{whole.name}.old"
 
 
 def _swap(staged: Path, folder: Path) -> None:
     """Puts the new index in the place of the old one."""
     import shutil
 
-    old = folder.with_name(f".{folder.name}.old")
+    old = _aside(folder)
     if old.exists():
         shutil.rmtree(old)
     folder.rename(old)

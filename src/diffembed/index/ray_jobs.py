@@ -51,6 +51,10 @@ class RayJob(Job):
         super().__init__(folder, settings, encoder, **more)
         if "-" in settings.sources:
             raise ConfigError("standard input cannot be read on a cluster; write it to a file first")
+        if isinstance(encoder, Embedder) and settings.location is None:
+            raise ConfigError(
+                f"{encoder.name} was put together here, so no worker can load it; save it, and load it from its folder"
+            )
         if cores_per_actor is not None and cores_per_actor < 1:
             raise ConfigError(f"cores_per_actor must be at least 1, got {cores_per_actor}")
         self.address = address

@@ -5,8 +5,9 @@ Read `Reader.pending`. Needs no table, so it runs wherever the sources are.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
-from diffembed.documents import FoundText, stream_texts
+from diffembed.documents import FoundText, read_rows, stream_texts
 from diffembed.errors import InputError
 from diffembed.index.encoding import CutDocument, clean_document, cut, hash_document
 from diffembed.index.hub import is_hub, stream_hub
@@ -14,7 +15,7 @@ from diffembed.index.ledger import Ledger, State
 from diffembed.index.progress import BuildReport, JobProgress
 from diffembed.index.settings import IndexSettings
 from diffembed.index.skips import Notes
-from diffembed.records import Encoder
+from diffembed.records import Document, Encoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,19 @@ class Reader:
             yield from stream_texts(local, options=self.settings.reading, on_skip=skips.note)
         for source in filter(is_hub, self.settings.sources):
             yield from stream_hub(source, self.settings.reading, on_skip=skips.note)
+
+
+def read_additions(source: Path | str, *, format: str | None = None) -> list[Document]:
+    """The rows of a file for `Index.add`, without blank ones.
+
+    The id of a row that has none is made of its content: it replaces no other, and the same row is there once.
+    """
+    rows = read_rows(source, format=format, make_id=_content_id)
+    return list({row.id: row for row in rows if row.text.strip()}.values())
+
+
+def _content_id(document: Document) -> str:
+    return f"added#{hash_document(clean_document(document))[:12]}"
 
 
 def stamp(modified_ns: int, num_bytes: int) -> str:

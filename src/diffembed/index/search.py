@@ -50,7 +50,8 @@ class Found:
 class _Matrix:
     """The vectors of one state of the table in memory, in the order of its rows."""
 
-    version: int
+    state: tuple[str, int]
+    """`made` of the index, and the version of its table."""
     row_ids_N: NDArray[np.uint64]
     codes: NDArray[Any]
     """[N, D] float32 or int8, or [N, B] bits."""
@@ -136,10 +137,11 @@ class Searcher:
 
     def _load_matrix(self, dataset: Any) -> _Matrix:
         matrix = self._matrix
-        if matrix is None or matrix.version != dataset.version:
+        state = (self.store.settings.made, dataset.version)
+        if matrix is None or matrix.state != state:
             column = self.store.vector_column
             table = dataset.scanner(columns=[column], with_row_id=True, scan_in_order=True).to_table()
-            matrix = _Matrix(dataset.version, table["_rowid"].to_numpy(), fixed_rows(table[column]))
+            matrix = _Matrix(state, table["_rowid"].to_numpy(), fixed_rows(table[column]))
             self._matrix = matrix
         return matrix
 

@@ -5,6 +5,7 @@ what they replace: a document is in the table as a whole, once. Knows no encoder
 """
 
 import json
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from diffembed.embedding.precision import Int8Codes, normalise, pack_signs, unpack_signs
 from diffembed.errors import ConfigError, MissingExtraError, StoreError
-from diffembed.index.settings import IndexSettings, load_settings
+from diffembed.index.settings import SETTINGS_FILE, IndexSettings, load_settings
 from diffembed.index.writing import disk_errors, table_errors
 from diffembed.records import Document, Vectors
 
@@ -30,6 +31,12 @@ COLUMNS = (
 it; `start`, `stop` and `line` are its place there; `content_hash` is the whole document's. `metadata` is JSON."""
 DELETE_IDS = 2_000
 """Documents removed by one statement."""
+FEW_ROWS = 256
+"""A sample of fewer rows says too little of how large a component becomes to fit the int8 steps by it alone."""
+LARGEST_COMPONENT = 6.0
+"""What components of unit vectors rarely exceed, in units of their root mean square, 1 / sqrt(dim)."""
+SWAP_S = 0.2
+"""How long a reader waits for an index that is being replaced: two renames, during which there is none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,17 +100,37 @@ class Store:
         return Int8Codes.load(path) if self.settings.precision == "int8" and path.exists() else None
 
     def calibrate(self, sample: Vectors) -> None:
-        """Fits the int8 steps, once for the life of the index; nothing for another precision."""
+        """Fits the int8 steps, once for the life of the index; nothing for another precision.
+
+        An index may begin with one note: steps of a small sample reach further than it, lest later vectors be clipped.
+        """
         if self.settings.precision == "int8" and self.codes is None:
-            Int8Codes.fit(normalise(sample)).save(self.folder / CALIBRATION_FILE)
+            rows = normalise(sample)
+            if len(rows) < FEW_ROWS:
+                dim = self.settings.dim
+                rows = np.concatenate([rows, np.full((1, dim), LARGEST_COMPONENT / dim**0.5, np.float32)])
+            Int8Codes.fit(rows).save(self.folder / CALIBRATION_FILE)
 
     def refresh(self) -> Any:
-        """The table as last committed by whoever writes."""
+        """The table as last committed by whoever writes. Raises StoreError for an index made anew in another way."""
+        found = self._settings_now()
         with table_errors(self.folder):
-            newest = self._lance.dataset(self.uri, session=self.dataset.session())
-            if newest.version != self.dataset.version:
-                self.dataset = newest
+            if found.made != self.settings.made:
+                if self.settings.differences(found):
+                    raise StoreError(f"{self.folder} was made anew in another way; open it again")
+                # What the old session remembers is of another table, whose versions have the same numbers.
+                self.dataset, self.settings = self._lance.dataset(self.uri), found
+            else:
+                newest = self._lance.dataset(self.uri, session=self.dataset.session())
+                if newest.version != self.dataset.version:
+                    self.dataset = newest
         return self.dataset
+
+    def _settings_now(self) -> IndexSettings:
+        ends = time.monotonic() + SWAP_S
+        while not (self.folder / SETTINGS_FILE).exists() and time.monotonic() < ends:
+            time.sleep(SWAP_S / 20)
+        return load_settings(self.folder)
 
     def make_table(self, documents: Sequence[EncodedDocument]) -> Any:
         """Rows for `write`, one per chunk."""
@@ -227,15 +254,20 @@ class Store:
                 yield from batch.to_pylist()
 
     def check_filter(self, where: str) -> None:
-        """Raises ConfigError for a filter that is not one condition on columns of the table."""
+        """Raises ConfigError for a filter that is not one condition on columns of the table, or that a row breaks."""
         if not where.strip():
             raise ConfigError("the filter is empty; write a condition such as: source LIKE '%.md'")
         if has_second_statement(where):
             raise ConfigError(f"the filter {where!r} holds more than one condition; leave out what follows the ';'")
+        dataset = self.refresh()
         try:
-            self.dataset.scanner(columns=["id"], filter=where, limit=1).explain_plan()
+            dataset.scanner(columns=["id"], filter=where, limit=1).explain_plan()
+            dataset.scanner(columns=[], filter=where, with_row_id=True).count_rows()
         except (ValueError, OSError, RuntimeError) as error:
             reason = str(error).partition(": ")[2].partition(", /")[0] or str(error)
+            _, is_of_row, words = reason.partition("Error applying filter expression to batch: ")
+            if is_of_row:
+                reason = f"a row does not fit it ({words.rpartition('error: ')[2]})"
             columns = ", ".join(name for name in self.schema.names if name not in ("vector", "code", "bits"))
             raise ConfigError(
                 f"the filter {where!r} cannot be used: {reason}; columns are {columns}; "
@@ -300,10 +332,7 @@ def _fixed_lists(rows: Any) -> Any:
 def fixed_rows(column: Any) -> NDArray[Any]:
     """[rows, width] of a column of fixed-size lists."""
     array = column.combine_chunks()
-    if hasattr(array, "chunks"):
-        array = array.chunk(0) if array.num_chunks else array.type.wrap_array([])
-    width = array.type.list_size
-    return array.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+    return array.flatten().to_numpy(zero_copy_only=False).reshape(-1, array.type.list_size)
 
 
 def _import_lance() -> Any:

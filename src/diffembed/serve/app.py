@@ -4,6 +4,7 @@ Read `make_app`. Starting a process around it is `server.py`'s business.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -21,6 +22,8 @@ from diffembed.serve.routes import make_api_router
 from diffembed.serve.search import SearchIndex
 from diffembed.serve.settings import ServeSettings
 
+log = logging.getLogger("diffembed.serve")
+
 DESCRIPTION = """Text embeddings that existing clients already speak: OpenAI's, text-embeddings-inference's and a
 reranker's. Errors have OpenAI's shape everywhere."""
 
@@ -32,7 +35,8 @@ def make_app(
 ) -> FastAPI:
     """An ASGI application; the first engine is the one that requests without a model get.
 
-    Engines warm up when the application starts, and answer everything they accepted before it ends.
+    Engines warm up when the application starts, and answer everything they accepted before it ends. Where that fails,
+    `app.state.failure` is the error, and whoever runs the application ends it.
     Raises ConfigError without engines, or for an index of a model that is not served.
     """
     if not engines:
@@ -42,9 +46,16 @@ def make_app(
             raise ConfigError(f"index {name!r} was made by {index.model}, which is not served; add it with --model")
     settings = settings or ServeSettings()
 
+    async def warm_up() -> None:
+        try:
+            await asyncio.gather(*(engine.warm_up() for engine in engines.values()))
+        except Exception as error:
+            log.error("warm-up failed", extra={"facts": {"error": type(error).__name__, "message": str(error)}})
+            app.state.failure = error
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        warming = asyncio.gather(*(engine.warm_up() for engine in engines.values()))
+        warming = asyncio.create_task(warm_up())
         yield
         await warming
         await asyncio.gather(*(engine.close() for engine in engines.values()))
@@ -67,6 +78,7 @@ def make_app(
     app.state.metrics = metrics
     app.state.created = int(time.time())
     app.state.is_draining = False
+    app.state.failure = None
     add_handlers(app)
     app.add_middleware(Guard, settings=settings, metrics=metrics)
     app.include_router(make_api_router())

@@ -57,7 +57,7 @@ class Guard:
         self._app = app
         self._settings = settings
         self._metrics = metrics
-        self.is_draining = False
+        self._allowed_hosts = frozenset(map(str.lower, settings.allowed_hosts))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request, whatever happens inside."""
@@ -100,8 +100,7 @@ class Guard:
 
     def _refuse(self, scope: Scope, facts: dict[str, Any]) -> Any:
         headers = Headers(scope=scope)
-        allowed = self._settings.allowed_hosts
-        if allowed and _host_of(headers.get("host", "")) not in allowed:
+        if self._allowed_hosts and _host_of(headers.get("host", "")) not in self._allowed_hosts:
             return problem(
                 403, "this server is not called by that host name; see --allowed-host", code="host_not_allowed"
             )

@@ -8,7 +8,7 @@ import math
 import signal
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -57,7 +57,9 @@ def serve(
     taken = bind(host, port)
     try:
         engines = load_engines(models, settings, load)
-        found = {**open_indexes(indexes, engines), **(read_documents(documents, engines) if documents else {})}
+        found = open_indexes(indexes, engines)
+        if documents is not None:
+            found |= read_documents(documents, engines, taken=found)
         app = make_app(engines, found, settings)
         run(app, taken, drain_s=drain_s, timeout_s=settings.timeout_s, on_listening=on_listening)
     finally:
@@ -74,15 +76,32 @@ def guard_loopback(settings: ServeSettings, host: str) -> ServeSettings:
 def load_engines(
     models: Sequence[str], settings: ServeSettings, load: Callable[[str], Embedder] = Embedder.load
 ) -> dict[str, Engine]:
-    """An engine for each `LOCATION` or `NAME=LOCATION`. Raises ConfigError when two have one name."""
+    """An engine for each `LOCATION` or `NAME=LOCATION`; an existing folder is a location, whole.
+
+    Raises ConfigError when two have one name.
+    """
     engines: dict[str, Engine] = {}
     for model in models:
-        name, separator, location = model.partition("=")
-        engine = Engine(load(location if separator else model), settings, name=name if separator else None)
+        # A folder may have an = in its own name.
+        name, location = ("", model) if Path(model).is_dir() or "=" not in model else model.split("=", 1)
+        engine = Engine(load(location), settings, name=name or None)
         if engine.name in engines:
             raise ConfigError(f"two models are called {engine.name!r}; give one another name: --model NAME={model}")
         engines[engine.name] = engine
     return engines
+
+
+def models_of(indexes: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+    """What loads the models that made indexes: location -> arguments of `Embedder.load`, in the order of the indexes.
+
+    An index of a model that cannot be loaded by name has none here. Raises StoreError for one that is missing.
+    """
+    if not indexes:
+        return {}
+    from diffembed.index.settings import index_folder, load_settings
+
+    found = [load_settings(index_folder(name)) for name in indexes]
+    return {settings.location: settings.loading for settings in found if settings.location is not None}
 
 
 def open_indexes(names: Sequence[str], engines: Mapping[str, Engine]) -> dict[str, SearchIndex]:
@@ -110,15 +129,19 @@ def open_indexes(names: Sequence[str], engines: Mapping[str, Engine]) -> dict[st
     return indexes
 
 
-def read_documents(folder: Path, engines: Mapping[str, Engine]) -> dict[str, SearchIndex]:
-    """A folder or file in memory, encoded by each model; the model is part of the name where there are several."""
+def read_documents(
+    folder: Path, engines: Mapping[str, Engine], *, taken: Collection[str] = ()
+) -> dict[str, SearchIndex]:
+    """A folder or file in memory, encoded by each model; the model is part of the name where there are several.
+
+    Raises ConfigError for a name that is `taken` by an index, before anything is encoded.
+    """
     name = folder.resolve().name or "documents"
-    return {
-        name if len(engines) == 1 else f"{name} ({engine.name})": MemoryIndex.from_folder(
-            engine.embedder, folder, model=engine.name
-        )
-        for engine in engines.values()
-    }
+    named = {name if len(engines) == 1 else f"{name} ({engine.name})": engine for engine in engines.values()}
+    for key in named:
+        if key in taken:
+            raise ConfigError(f"an index and the documents are both called {key!r}; rename one of their folders")
+    return {key: MemoryIndex.from_folder(engine.embedder, folder, model=engine.name) for key, engine in named.items()}
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -143,7 +166,7 @@ def run(
     timeout_s: float,
     on_listening: Callable[[dict[str, Any]], None] | None = None,
 ) -> None:
-    """Answers at a bound socket until a signal ends it."""
+    """Answers at a bound socket until a signal ends it. Raises what a network raises that cannot warm up."""
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -155,6 +178,8 @@ def run(
         timeout_graceful_shutdown=math.ceil(timeout_s) + 5,
     )
     _Server(config, app, drain_s, on_listening).run(sockets=[taken])
+    if app.state.failure is not None:
+        raise app.state.failure
 
 
 class _Server(uvicorn.Server):
@@ -194,6 +219,6 @@ class _Server(uvicorn.Server):
         self._app.state.is_draining = True
 
     async def on_tick(self, counter: int) -> bool:
-        if self._ends_at is not None and time.monotonic() >= self._ends_at:
+        if self._app.state.failure is not None or (self._ends_at is not None and time.monotonic() >= self._ends_at):
             self.should_exit = True
         return await super().on_tick(counter)

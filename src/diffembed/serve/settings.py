@@ -37,8 +37,8 @@ class ServeSettings:
     api_keys: tuple[str, ...] = ()
     """Keys of which a request must bear one; empty lets everybody in."""
     allowed_hosts: tuple[str, ...] = ()
-    """Names by which the server may be called (`Host`); empty allows every name. Without keys a server on the loopback
-    interface allows only that, lest a page in a browser reach it under a name of its own."""
+    """Names by which the server may be called (`Host`), without a port; empty allows every name. Without keys a server
+    on the loopback interface allows only that, lest a page in a browser reach it under a name of its own."""
 
     def __post_init__(self) -> None:
         if self.overflow not in OVERFLOWS:
@@ -48,6 +48,12 @@ class ServeSettings:
         ):  # fmt: skip
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be more than 0")
+        for host in self.allowed_hosts:
+            # An IPv6 address has several colons, and brackets only where a port may follow.
+            if host.count(":") == 1 or host.startswith("["):
+                raise ConfigError(
+                    f"the allowed host {host!r} is no bare name; leave out port and brackets: mybox.local"
+                )
 
     def find_key(self, given: str) -> int | None:
         """Position of the key that was given, or `None`; takes the same time whichever it is and however it differs."""
