@@ -33,13 +33,15 @@ class Writer:
     """Continues prompts with the real model, one at a time."""
 
     def __init__(self) -> None:
+        import torch
         from transformers import AutoModelForCausalLM
 
         from diffembed.backbones.loading import load_backbone
 
         backbone = load_backbone("gemma-3-270m", attention="causal", kernel="sdpa")
         self.tokenizer = backbone.tokenizer
-        self.model = AutoModelForCausalLM.from_config(backbone.config, dtype=backbone.model.dtype)
+        with torch.device("meta"):
+            self.model = AutoModelForCausalLM.from_config(backbone.config, dtype=backbone.model.dtype)
         self.model.model = backbone.model
         self.model.tie_weights()
         self.model.eval()
@@ -84,14 +86,14 @@ def test_three_concepts_end_to_end_with_a_real_language_model(
 ) -> None:
     writer = Writer()
     server.script = lambda messages, seen: reply(text=writer.reply(messages))
-    generation = {"model": "gemma-3-270m", "rounds": 2, "max_fault_fraction": 1.0}
+    generation = {"model": "gemma-3-270m", "rounds": 1, "max_fault_fraction": 1.0}
     config = load_config(write_config(CONCEPTS, generation=generation, endpoint={"concurrency": 2, "max_retries": 0}))
     outcome = run(config, tmp_path / "out")
     rows = [json.loads(line) for line in (tmp_path / "out" / "triplets.jsonl").read_text().splitlines()]
     assert outcome.num_rows == len(rows) > 0
     total = outcome.report["yield"][-1]
     assert total["concepts"] == total["definitions"] == 3
-    assert 0 < total["kept_pairs"] <= total["checked_pairs"] <= 6
+    assert 0 < total["kept_pairs"] <= total["checked_pairs"] <= 3
     answers = [json.loads(line) for line in (tmp_path / "out" / "answers.jsonl").read_text().splitlines()]
     written = " ".join(each["response"]["choices"][0]["message"]["content"] for each in answers)
     for row in rows:
