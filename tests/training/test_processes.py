@@ -143,7 +143,7 @@ def test_two_processes_give_the_gradient_of_one_and_do_not_without_the_gather(
 
     The same two processes shard a layer and gather it, as checkpoints do under FSDP.
     """
-    common = {"lora": None, "run": {"schedule_steps": 1, "save_every_steps": 1}}
+    common = {"lora": None, "run": {"schedule_steps": 1, "save_every_steps": 1}, "optimiser": {"warmup_steps": 0}}
 
     def build(name, loss):
         return train_config(name, **common, loss=loss)

@@ -3,6 +3,7 @@
 Read `pick_dtype`. Knows nothing of models.
 """
 
+import re
 import time
 from functools import cache
 from pathlib import Path
@@ -25,7 +26,8 @@ def pick_device(device: str) -> torch.device:
     allowed = ["auto", "cpu"]
     if accelerator is not None and count:
         allowed += [accelerator.type, *(f"{accelerator.type}:{number}" for number in range(count))]
-    if device not in allowed:
+    # Processes that share the CPU of a machine are given cpu:0, cpu:1 ...
+    if device not in allowed and re.fullmatch(r"cpu:\d+", device) is None:
         raise ConfigError(f"device is {device!r}; this machine has {', '.join(allowed)}")
     return torch.device(device)
 
