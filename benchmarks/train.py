@@ -84,6 +84,7 @@ def prepare_ours(rows: int, mini_batch: int | None) -> Any:
             },
             "lora": LORA,
             "loss": {"temperature": TEMPERATURE, "drops_same_texts": False},
+            "optimiser": {"warmup_steps": 0},
             "run": {"output": str(folder / "run"), "save_every_steps": 10**6},
         },
     )
