@@ -18,7 +18,7 @@ from diffembed.study.contamination import MAX_COVER, find_contamination
 from diffembed.study.findings import find
 from diffembed.study.page import render_markdown
 from diffembed.study.store import Store
-from diffembed.training.config import TextConfig
+from diffembed.training.adapt_config import TextConfig
 
 
 def sentence(seed, num_words=60):

@@ -7,7 +7,7 @@ import pytest
 from diffembed.objectives.schedules import SCHEDULES
 from diffembed.study.cost import arm_costs, keys_in_window, mean_keys, predicted_share
 from diffembed.study.plan import load_plan
-from diffembed.training.config import ObjectiveConfig
+from diffembed.training.adapt_config import ObjectiveConfig
 
 
 @pytest.mark.parametrize("attention", ["causal", "bidirectional"])

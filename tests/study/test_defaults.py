@@ -11,7 +11,8 @@ from typing import Any
 
 from diffembed.provenance import to_plain, write_json
 from diffembed.study.graph import ScoreConfig
-from diffembed.training.config import AdaptConfig, TrainConfig
+from diffembed.training.adapt_config import AdaptConfig
+from diffembed.training.config import TrainConfig
 
 PINNED = Path(__file__).with_name("defaults.json")
 

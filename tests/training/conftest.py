@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from diffembed.training.config import AdaptConfig, TrainConfig
+from diffembed.training.adapt_config import AdaptConfig
+from diffembed.training.config import TrainConfig
 from diffembed.training.settings import make_config
 
 WORDS = ("model", "text", "token", "state", "mask", "vector", "question", "answer", "search", "cluster", "read", "hide")

@@ -15,7 +15,7 @@ from diffembed.embedding.embedder import Embedder
 from diffembed.errors import CheckpointError, ConfigError, DiffEmbedError, EmptyInputError, InputError
 from diffembed.training import callbacks
 from diffembed.training.adapt import LanguageModel, adapt, find_mask_token, measure_held_out
-from diffembed.training.config import ObjectiveConfig
+from diffembed.training.adapt_config import ObjectiveConfig
 from diffembed.training.noising import NoisyCollator, PlannedRows
 from diffembed.training.token_rows import read_token_rows
 

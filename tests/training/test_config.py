@@ -1,7 +1,8 @@
 import pytest
 
 from diffembed.errors import ConfigError, UnknownNameError
-from diffembed.training.config import AdaptConfig, LoraConfig, TrainConfig
+from diffembed.training.adapt_config import AdaptConfig
+from diffembed.training.config import LoraConfig, TrainConfig
 from diffembed.training.settings import describe, make_config, read_config, write_yaml
 
 TRAIN = {

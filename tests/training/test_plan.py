@@ -10,7 +10,8 @@ import yaml
 
 from diffembed.errors import CheckpointError, InputError
 from diffembed.training import plan as plan_module
-from diffembed.training.config import AdaptConfig, LoraConfig, TrainConfig
+from diffembed.training.adapt_config import AdaptConfig
+from diffembed.training.config import LoraConfig, TrainConfig
 from diffembed.training.plan import ACTIVATION_BYTES, plan_adaptation, plan_training
 from diffembed.training.settings import read_config
 from diffembed.training.shapes import shape_of

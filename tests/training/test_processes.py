@@ -21,7 +21,8 @@ WEIGHTS = "checkpoints/checkpoint-6/trainable.safetensors"
 KILLED = """
 import json, os, signal, sys
 from diffembed.training import adapt, callbacks, contrast
-from diffembed.training.config import AdaptConfig, TrainConfig
+from diffembed.training.adapt_config import AdaptConfig
+from diffembed.training.config import TrainConfig
 from diffembed.training.settings import make_config
 
 kind, path = sys.argv[1:]
@@ -44,7 +45,8 @@ PROCESSES = """
 import json, os, sys
 import torch
 from diffembed.training import adapt, contrast
-from diffembed.training.config import AdaptConfig, TrainConfig
+from diffembed.training.adapt_config import AdaptConfig
+from diffembed.training.config import TrainConfig
 from diffembed.training.optimiser import MasterAdamW
 from diffembed.training.settings import make_config
 

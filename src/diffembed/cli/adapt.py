@@ -43,7 +43,7 @@ def adapt(
     json
         Print JSON lines.
     """
-    from diffembed.training.config import AdaptConfig
+    from diffembed.training.adapt_config import AdaptConfig
     from diffembed.training.settings import read_config
 
     if fields:

@@ -15,7 +15,8 @@ from diffembed.study.page import Block, Heading, Items, Paragraph, Table
 from diffembed.study.run import chosen_rates
 from diffembed.study.sections import FamilyPlan
 from diffembed.study.store import FAMILY, Store
-from diffembed.training.config import AdaptConfig, TrainConfig
+from diffembed.training.adapt_config import AdaptConfig
+from diffembed.training.config import TrainConfig
 
 
 def rates_blocks(findings: Findings, store: Store) -> list[Block]:

@@ -31,7 +31,8 @@ from diffembed.study.plan import StudyPlan
 from diffembed.study.store import Store
 from diffembed.study.suites import suite_name
 from diffembed.study.word_runs import Hashes, Numbers, Runs
-from diffembed.training.config import TextConfig, TrainConfig
+from diffembed.training.adapt_config import TextConfig
+from diffembed.training.config import TrainConfig
 from diffembed.training.contrast import load_rows
 from diffembed.training.settings import resolve_path
 

@@ -19,7 +19,8 @@ from diffembed.errors import CheckpointError
 from diffembed.provenance import choices, hash_config, write_json
 from diffembed.study.graph import make_graph
 from diffembed.study.plan import StudyPlan
-from diffembed.training.config import AdaptConfig, ObjectiveConfig, TrainConfig
+from diffembed.training.adapt_config import AdaptConfig, ObjectiveConfig
+from diffembed.training.config import TrainConfig
 from diffembed.training.plan import Plan, plan_training
 from diffembed.training.settings import resolve_name
 from diffembed.training.shapes import Shape, shape_of

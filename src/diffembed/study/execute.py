@@ -26,7 +26,8 @@ from diffembed.study.loading import load_scored
 from diffembed.study.store import Store
 from diffembed.study.suites import suite_name
 from diffembed.study.weights import join_adapters, link_adapters, narrow_adapters
-from diffembed.training.config import AdaptConfig, TrainConfig
+from diffembed.training.adapt_config import AdaptConfig
+from diffembed.training.config import TrainConfig
 
 KEPT_HITS = 10
 """Documents of a query that a stored result keeps; ids only."""

@@ -18,7 +18,8 @@ from diffembed.provenance import choices, hash_config
 from diffembed.study.plan import StudyPlan
 from diffembed.study.sections import Objective
 from diffembed.study.suites import result_names
-from diffembed.training.config import AdaptConfig, ModelConfig, ObjectiveConfig, RunConfig, TrainConfig
+from diffembed.training.adapt_config import AdaptConfig, ObjectiveConfig
+from diffembed.training.config import ModelConfig, RunConfig, TrainConfig
 
 Kind = Literal["adapt", "train", "evaluate", "direction"]
 FURTHER_SEED = 1_000

@@ -16,7 +16,8 @@ from diffembed.provenance import hash_file, hash_text
 from diffembed.study.graph import Node, ScoreConfig
 from diffembed.study.sections import named_folder
 from diffembed.study.suites import suite_name
-from diffembed.training.config import AdaptConfig, TrainConfig
+from diffembed.training.adapt_config import AdaptConfig
+from diffembed.training.config import TrainConfig
 from diffembed.training.settings import resolve_name, resolve_path
 
 

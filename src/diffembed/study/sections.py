@@ -13,15 +13,8 @@ from diffembed.backbones.registry import Attention, find_model
 from diffembed.embedding.text import TextTemplate
 from diffembed.errors import UnknownNameError, require
 from diffembed.evaluation.suites.named import COUNTED_BY
-from diffembed.training.config import (
-    BatchConfig,
-    DataConfig,
-    LoraConfig,
-    LossConfig,
-    OptimiserConfig,
-    StepConfig,
-    TextConfig,
-)
+from diffembed.training.adapt_config import StepConfig, TextConfig
+from diffembed.training.config import BatchConfig, DataConfig, LoraConfig, LossConfig, OptimiserConfig
 
 Objective = Literal["none", "diffusion", "mntp", "causal"]
 SHIPPED_NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")

@@ -22,8 +22,8 @@ from diffembed.embedding.embedder import Embedder
 from diffembed.errors import ConfigError, EmptyInputError, MissingExtraError
 from diffembed.objectives.diffusion import NoisyRows, TokenLoss, token_loss
 from diffembed.provenance import RunFolder, hash_bytes
+from diffembed.training.adapt_config import AdaptConfig
 from diffembed.training.callbacks import Score, untouched_random_state
-from diffembed.training.config import AdaptConfig
 from diffembed.training.noising import NoisyCollator, PlannedDataset, PlannedRows
 from diffembed.training.runs import Run, RunReport, open_run, prepare_network, start_processes, training_arguments
 from diffembed.training.settings import resolve_name, resolve_path

@@ -18,7 +18,7 @@ from diffembed.data.negatives import row_generator
 from diffembed.objectives.diffusion import NoisyRows, maskable_positions, noise_for_diffusion, stack_rows
 from diffembed.objectives.mntp import noise_for_mntp, rows_for_causal
 from diffembed.objectives.schedules import draw_times
-from diffembed.training.config import ObjectiveConfig
+from diffembed.training.adapt_config import ObjectiveConfig
 
 Place = tuple[int, int, int]
 """(row number, step, place of the row within the step)."""

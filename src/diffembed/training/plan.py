@@ -21,8 +21,9 @@ from diffembed.embedding.packing import default_budget
 from diffembed.embedding.text import Kind, TextTemplate, Tokenizer
 from diffembed.errors import CheckpointError, ConfigError, InputError, MissingExtraError
 from diffembed.objectives.vocabulary import CHUNK_BYTES
+from diffembed.training.adapt_config import AdaptConfig
 from diffembed.training.batches import columns_of
-from diffembed.training.config import AdaptConfig, LoraConfig, ModelConfig, TrainConfig
+from diffembed.training.config import LoraConfig, ModelConfig, TrainConfig
 from diffembed.training.contrast import load_rows, plan_batches
 from diffembed.training.settings import resolve_name, resolve_path
 from diffembed.training.shapes import Shape, shape_of

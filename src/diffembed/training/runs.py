@@ -20,9 +20,10 @@ from diffembed.backbones.arithmetic import pick_device
 from diffembed.embedding.embedder import Embedder
 from diffembed.errors import CheckpointError, ConfigError, MissingExtraError
 from diffembed.provenance import RunFolder, atomic_folder, environment, hash_config, hash_file, write_json
+from diffembed.training.adapt_config import AdaptConfig
 from diffembed.training.adapters import attach_lora, copy_checkpoint, save_embedder, whole_weights
 from diffembed.training.callbacks import DevelopmentScore, Progress, Score, StopAfter, Throughput
-from diffembed.training.config import AdaptConfig, OptimiserConfig, RunConfig, TrainConfig
+from diffembed.training.config import OptimiserConfig, RunConfig, TrainConfig
 from diffembed.training.optimiser import MasterAdamW
 from diffembed.training.safety import MODEL, Safety, last_checkpoint
 from diffembed.training.settings import resolve_path, write_yaml

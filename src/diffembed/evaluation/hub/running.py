@@ -103,7 +103,7 @@ def evaluate_hub(
         if kept is not None:
             if system is None and not group.is_pinned:
                 system = open_group()
-            _check_kept(kept, task, system)
+            _check_kept(kept, task, system, folder)
             results.extend(kept)
             continue
         is_online = is_online and (task.data_loaded or hub_answers())
@@ -254,7 +254,7 @@ def _kept(folder: Path, labels: Sequence[str], task: Any) -> list[TaskResult] | 
     return [load_result(place) for place in places] if all(map(has_result, places)) else None
 
 
-def _check_kept(kept: Sequence[TaskResult], task: Any, system: System | None) -> None:
+def _check_kept(kept: Sequence[TaskResult], task: Any, system: System | None, folder: Path) -> None:
     """Stored results are of these data and, where the names do not say it alone, of these weights."""
     for result in kept:
         what = None
@@ -264,7 +264,8 @@ def _check_kept(kept: Sequence[TaskResult], task: Any, system: System | None) ->
             what = "another model under this name"
         if what is not None:
             raise CheckpointError(
-                f"the result of {result.label} on {result.task} that is kept is of {what}; choose another folder"
+                f"the result of {result.label} on {result.task} that is kept is of {what}; remove {folder}, or name "
+                "another folder with --out"
             )
 
 
