@@ -84,7 +84,8 @@ def test_hits_are_those_of_the_embedder(run: Run, folder: Path) -> None:
         assert text[row["start"] : row["start"] + len(row["text"])] == row["text"]
         assert row["line"] == 1 + text[: row["start"]].count("\n")
     assert "2 texts in" in ran[2]
-    assert "1 other files passed over" in ran[2]
+    assert "passed over: " in ran[2]
+    assert "photo.png" in ran[2]
 
 
 def test_a_person_sees_file_line_and_the_lines_in_question(run: Run, folder: Path) -> None:

@@ -81,13 +81,40 @@ def test_a_folder_gives_its_texts_in_order_and_lists_what_it_passed_over(tmp_pat
     (tmp_path / "gone.md").symlink_to(tmp_path / "nowhere.md")
     os.mkfifo(tmp_path / "pipe.txt")
     corpus = read_corpus(tmp_path)
-    assert [document.id for document in corpus.documents] == ["README", "b.md", "a/code.py"]
-    assert [Path(document.source) for document in corpus.documents] == [tmp_path / d.id for d in corpus.documents]
+    names = [f"{tmp_path.name}/{name}" for name in ("README", "b.md", "a/code.py")]
+    assert [document.id for document in corpus.documents] == names
+    assert [Path(document.source) for document in corpus.documents] == [tmp_path.parent / name for name in names]
     reasons = {Path(name).name: why for name, why in corpus.skipped.items()}
     assert sorted(reasons) == ["empty.txt", "gone.md", "latin.txt", "photo.jpg", "pipe.txt"]
     assert reasons["photo.jpg"] == "another kind of file"
     assert "byte 0xe9 at line 1" in reasons["latin.txt"]
     assert "not a regular file" in reasons["pipe.txt"]
+
+
+def test_a_folder_gives_pages_and_rows_too_as_an_index_reads_them(tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text("<title>Tides</title><p>one</p><p>two</p>")
+    (tmp_path / "a.jsonl").write_text('{"id": "x", "text": "first"}\n{"id": "y", "text": " "}\nno json\n')
+    (tmp_path / "b.jsonl").write_text('{"id": "x", "text": "second"}\n{"text": "third"}\n')
+    corpus = read_corpus(tmp_path)
+    assert [(document.id, document.text.split()) for document in corpus.documents] == [
+        ("x", ["first"]),
+        (f"{tmp_path.name}/page.html", ["one", "two"]),
+    ]
+    assert corpus.documents[1].title == "Tides"
+    assert {chunk.line for chunk in corpus.make_chunks(max_chars=4)} == {1}
+    reasons = {Path(name).name: why for name, why in corpus.skipped.items()}
+    assert "row y is empty" in reasons["a.jsonl"]
+    assert "has the id 'x', which occurs twice" in reasons["b.jsonl"]
+
+
+def test_a_row_file_named_directly_must_be_readable_to_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"id": "a", "text": "one"}\n{"id": "a", "text": "two"}\n')
+    with pytest.raises(InputError, match="has the id 'a', which occurs twice"):
+        read_corpus(path)
+    path.write_text('{"id": "a", "text": "one"}\nno json\n')
+    with pytest.raises(InputError, match=r"rows.jsonl:2 is not JSON"):
+        read_corpus(path)
 
 
 def test_rows_keep_their_line_when_they_are_cut(tmp_path: Path) -> None:
@@ -100,7 +127,7 @@ def test_rows_keep_their_line_when_they_are_cut(tmp_path: Path) -> None:
 
 
 def test_one_file_of_any_text_kind_is_read_and_a_binary_one_refused(tmp_path: Path) -> None:
-    page = tmp_path / "page.html"
+    page = tmp_path / "page.unknown"
     page.write_text("<p>text</p>")
     assert [document.text for document in read_corpus(page).documents] == ["<p>text</p>"]
     page.write_bytes(b"\0\1")

@@ -111,6 +111,15 @@ def test_hybrid_int8_and_baselines_open(beir_folder):
     assert isinstance(group_names(["bm25"])[0].open(), LexicalSystem)
 
 
+def test_search_through_an_index_scores_as_exact_search_where_nothing_is_missed(beir_folder):
+    pytest.importorskip("lance", reason="needs the extra index")
+    (task,) = read_folder(beir_folder)
+    exact, indexed = (group_names([name])[0].open(dtype="float32") for name in ("tiny", "index@tiny"))
+    want, found = score_task(exact, task), score_task(indexed, task)
+    assert found["tiny+index"].per_query == want["tiny"].per_query
+    assert indexed._corpus[1].store.dataset.list_indices(), "without an index the path would be exact"
+
+
 def test_identity_moves_with_weights_and_settings(embedder):
     import torch
 

@@ -182,7 +182,6 @@ def search(
     json
         Print one JSON line per passage.
     """
-    from diffembed.documents import has_lines
     from diffembed.embedding.embedder import Embedder
     from diffembed.index import Index, stored_model
 
@@ -203,8 +202,7 @@ def search(
         for hit in hits:
             print_json({"rank": hit.rank, "score": hit.score, "parts": hit.parts, **asdict(hit.document)})
         return
-    for hit in hits:
-        print_hits([hit], question, numbers_lines=has_lines(hit.document.source))
+    print_hits(hits, question)
 
 
 @app.command

@@ -56,18 +56,19 @@ def print_facts(facts: Mapping[str, object]) -> None:
     _print(table)
 
 
-def print_hits(hits: Sequence[Hit], question: str, *, numbers_lines: bool) -> None:
+def print_hits(hits: Sequence[Hit], question: str) -> None:
     """Ranked passages: score, file and line, then the lines that speak most of the question.
 
-    numbers_lines: False where lines of the text are not lines of its file; the document's id is shown instead.
+    Where lines of the text are not lines of its file, the document's id is shown instead.
     """
     from rich.table import Table
     from rich.text import Text
 
-    from diffembed.documents import lines_about
+    from diffembed.documents import has_lines, lines_about
 
     for hit in hits:
         document = hit.document
+        numbers_lines = has_lines(document.source)
         head = Text(f"{hit.rank:>2}  {hit.score:.3f}  ")
         head.append(printable(f"{document.source}:{document.line}"), style="bold")
         head.append("" if numbers_lines else f"  {printable(document.id)}")

@@ -20,7 +20,7 @@ def search(
     dtype: Dtype = "auto",
     json: Json = False,
 ) -> None:
-    """Search text, markdown and source files by meaning.
+    """Search text, markdown, source, html and pdf files, and rows, by meaning.
 
     Files are cut into passages; the nearest ones are shown with file, line and the lines that share most words with
     the question. Everything is encoded anew at each call and held in memory.
@@ -31,7 +31,7 @@ def search(
     Parameters
     ----------
     source
-        A folder, a file, or - for standard input; rows of jsonl, csv, tsv and parquet files are texts too.
+        A folder, a file, or - for standard input; each row of a jsonl, csv, tsv or parquet file is a text.
     question
         What to look for.
     model
@@ -50,13 +50,14 @@ def search(
         Print one JSON line per passage.
     """
     from diffembed.documents import read_corpus
+    from diffembed.documents.passages import some_of
     from diffembed.embedding.embedder import Embedder
     from diffembed.embedding.nearest import search_documents
 
     corpus = read_corpus(source)
     passages = corpus.make_chunks()
     say_default(model)
-    skipped = f"; {len(corpus.skipped)} other files passed over" if corpus.skipped else ""
+    skipped = f"; passed over: {some_of(corpus.skipped)}" if corpus.skipped else ""
     print(f"diffembed: {len(corpus.documents)} texts in {len(passages)} passages{skipped}", file=sys.stderr)
     embedder = Embedder.load(model or DEFAULT_MODEL, attention=attention, pooling=pooling, dtype=dtype)
     hits = search_documents(embedder, passages, question, top_k=top_k, instruction=instruction)
@@ -64,4 +65,4 @@ def search(
         for hit in hits:
             print_json({"rank": hit.rank, "score": hit.score, **asdict(hit.document)})
         return
-    print_hits(hits, question, numbers_lines=not corpus.is_rows)
+    print_hits(hits, question)

@@ -1,9 +1,8 @@
-"""Whole files, and the passages they are cut into, each with its place in the file.
+"""All texts of a source in memory, and the passages they are cut into, each with its place in the file.
 
 Read `read_corpus` and `make_chunks`. Knows nothing of tokens: chunks are measured in characters.
 """
 
-import os
 import re
 import textwrap
 from collections.abc import Mapping
@@ -11,14 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffembed.documents.chunking import CHUNK_CHARS, ChunkPolicy, cut_document
-from diffembed.documents.decoding import decode, name_of, open_bytes
-from diffembed.documents.kinds import TEXT_SUFFIXES
-from diffembed.documents.rows import ROW_FORMATS, read_rows
-from diffembed.errors import ConfigError, EmptyInputError, InputError
+from diffembed.documents.decoding import name_of
+from diffembed.documents.streaming import has_lines, stream_texts
+from diffembed.errors import ConfigError, EmptyInputError, InputError, MissingExtraError
 from diffembed.records import Document
-
-GENERATED_FOLDERS = frozenset({"__pycache__", "build", "dist", "node_modules", "target"})
-"""Folders whose content is made from other files; `read_corpus` passes over them, hidden ones and environments."""
 
 LINE_CHARS = 68
 """Longest piece of a line that `lines_about` gives: a row of a terminal of 80 columns, beside the line's number."""
@@ -32,54 +27,64 @@ class Corpus:
     """What `read_corpus` found."""
 
     documents: list[Document]
-    """Whole files (or rows), in the order of their paths; ids are paths relative to the folder."""
+    """Files and rows, in the order of their paths; ids as `stream_texts` gives them."""
     skipped: Mapping[str, str]
-    """Path -> why it was passed over: another kind of file, not text, unreadable, empty."""
-    is_rows: bool
-    """True for rows of a data file: their text may hold line breaks that are not lines of the file."""
+    """Path -> why it, or the first of its rows that is of no use, was passed over."""
 
     def make_chunks(self, max_chars: int = CHUNK_CHARS) -> list[Document]:
-        """`make_chunks` of every document; chunks of a row keep the line of the row."""
-        return [
-            chunk
-            for document in self.documents
-            for chunk in make_chunks(document, max_chars=max_chars, counts_lines=not self.is_rows)
-        ]
+        """`make_chunks` of every document."""
+        return [chunk for document in self.documents for chunk in make_chunks(document, max_chars=max_chars)]
 
 
 def read_corpus(source: Path | str) -> Corpus:
-    """Whole texts: every text, markdown and source file of a folder, one such file, a row file, or standard input.
+    """The texts of a folder, a file, or standard input for `-`, as `stream_texts` finds them.
 
-    Inside a folder, files of other kinds are passed over and listed; a file named directly must be readable.
-    Raises EmptyInputError when no text is left.
+    Inside a folder, what cannot be read is passed over and listed; a file named directly must be readable to its end.
+    Raises InputError for a file that is not, EmptyInputError when no text is left, and MissingExtraError for a page or
+    PDF file named directly without the extra `index`.
     """
-    path = Path(source)
-    if str(source) != "-" and path.is_dir():
-        corpus = _read_folder(path)
-    elif str(source) != "-" and ROW_FORMATS.get(path.suffix.lower(), "txt") != "txt":
-        corpus = Corpus(documents=list(read_rows(path)), skipped={}, is_rows=True)
-    else:
-        with open_bytes(source) as file:
-            text = decode(file.read(), name_of(source))
-        document = Document(id=name_of(path.name), text=text, source=name_of(source))
-        corpus = Corpus(documents=[document], skipped={}, is_rows=False)
-    if not any(document.text.strip() for document in corpus.documents):
-        passed = f"; passed over: {_some_of(corpus.skipped)}" if corpus.skipped else ""
+    is_folder = str(source) != "-" and Path(source).is_dir()
+    skipped: dict[str, str] = {}
+    documents: dict[str, Document] = {}
+
+    def skip(name: str, reason: str) -> None:
+        if not is_folder:
+            raise InputError(reason)
+        skipped.setdefault(name, reason)
+
+    for found in stream_texts([source], on_skip=skip):
+        name = name_of(found.source)
+        try:
+            document = found.read()
+        except EmptyInputError as error:
+            # A blank row is a row, and a file without text is what the end of this function is about.
+            skipped.setdefault(name, str(error))
+            continue
+        except (InputError, MissingExtraError) as error:
+            if not is_folder:
+                raise
+            skip(name, str(error))
+            continue
+        if document.id in documents:
+            skip(name, f"{name} has the id {document.id!r}, which occurs twice; make ids unique or leave them out")
+        documents.setdefault(document.id, document)
+    if not documents:
+        passed = f"; passed over: {some_of(skipped)}" if skipped and is_folder else ""
         raise EmptyInputError(f"{name_of(source)} has no text, markdown or source{passed}")
-    return corpus
+    return Corpus(documents=list(documents.values()), skipped=skipped)
 
 
-def make_chunks(document: Document, *, max_chars: int = CHUNK_CHARS, counts_lines: bool = True) -> list[Document]:
+def make_chunks(document: Document, *, max_chars: int = CHUNK_CHARS) -> list[Document]:
     """Passages of at most `max_chars` characters, cut at headings, paragraphs, lines, sentences or words.
 
     Chunks do not overlap and leave out nothing but white space between them: `text[start : start + len(chunk.text)]`
     is the chunk. A document that fits keeps its id, others become `id#start`; one of white space has no chunks.
-    counts_lines: False where line breaks of the text are not those of its source, so that all chunks share its line.
+    Where line breaks of the text are not those of its source (see `has_lines`), all chunks share its line.
     """
     if max_chars < 1:
         raise ConfigError(f"max_chars must be at least 1, got {max_chars}")
     policy = ChunkPolicy(kind="fixed", size=max_chars)
-    return cut_document(document, policy, counts_lines=counts_lines)
+    return cut_document(document, policy, counts_lines=has_lines(document.source))
 
 
 def lines_about(text: str, question: str, *, num_lines: int = 3) -> list[tuple[int, str]]:
@@ -111,44 +116,7 @@ def _stems(text: str) -> set[str]:
     return {word[:STEM_LETTERS] for word in re.findall(r"\w+", text.casefold())}
 
 
-def _read_folder(folder: Path) -> Corpus:
-    documents: list[Document] = []
-    skipped: dict[str, str] = {}
-
-    def note(error: OSError) -> None:
-        skipped[name_of(error.filename)] = f"cannot be read: {error.strerror}"
-
-    for root, folders, names in os.walk(folder, onerror=note):
-        folders[:] = sorted(name for name in folders if not is_passed_over(Path(root) / name))
-        for path in sorted(Path(root) / name for name in names if not name.startswith(".")):
-            if path.suffix and path.suffix.lower() not in TEXT_SUFFIXES:
-                skipped[name_of(path)] = "another kind of file"
-                continue
-            try:
-                text = _read_text(path)
-            except InputError as error:
-                skipped[name_of(path)] = str(error)
-                continue
-            documents.append(Document(id=name_of(path.relative_to(folder).as_posix()), text=text, source=name_of(path)))
-    return Corpus(documents=documents, skipped=skipped, is_rows=False)
-
-
-def _read_text(path: Path) -> str:
-    # A pipe or a device inside a folder would block or never end.
-    if path.exists() and not path.is_file():
-        raise InputError(f"{name_of(path)} is not a regular file")
-    with open_bytes(path) as file:
-        text = decode(file.read(), name_of(path))
-    if not text.strip():
-        raise EmptyInputError(f"{name_of(path)} is empty")
-    return text
-
-
-def _some_of(skipped: Mapping[str, str]) -> str:
+def some_of(skipped: Mapping[str, str]) -> str:
+    """The first three names, and how many more there are."""
     names = list(skipped)
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def is_passed_over(folder: Path) -> bool:
-    """Whether a folder is hidden, made from other files, or an environment of Python."""
-    return folder.name.startswith(".") or folder.name in GENERATED_FOLDERS or (folder / "pyvenv.cfg").exists()

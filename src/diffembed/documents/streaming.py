@@ -12,7 +12,6 @@ from pathlib import Path
 from diffembed.documents.decoding import decode, name_of, open_bytes
 from diffembed.documents.html import html_text
 from diffembed.documents.kinds import HTML_SUFFIXES, PDF_SUFFIXES, TEXT_SUFFIXES
-from diffembed.documents.passages import is_passed_over
 from diffembed.documents.pdf import pdf_text
 from diffembed.documents.rows import ROW_FORMATS, read_rows
 from diffembed.errors import ConfigError, EmptyInputError, InputError
@@ -20,6 +19,9 @@ from diffembed.records import Document
 
 MAX_FILE_BYTES = 64 << 20
 """Largest file that is read as one text. Row files are read row by row and may be of any size."""
+
+GENERATED_FOLDERS = frozenset({"__pycache__", "build", "dist", "node_modules", "target"})
+"""Folders whose content is made from other files; they are passed over, as hidden ones and environments are."""
 
 OnSkip = Callable[[str, str], None]
 """Called with a name and the reason why it was passed over."""
@@ -203,7 +205,7 @@ def _walk(folder: Path, on_skip: OnSkip) -> Iterator[Path]:
             path = Path(root) / name
             if path.is_symlink():
                 on_skip(name_of(path), f"{name_of(path)} is a link to a folder, which is not followed")
-            elif not is_passed_over(path):
+            elif not _is_passed_over(path):
                 kept.append(name)
         folders[:] = kept
         for path in sorted(Path(root) / name for name in names if not name.startswith(".")):
@@ -216,6 +218,11 @@ def _walk(folder: Path, on_skip: OnSkip) -> Iterator[Path]:
 
 
 _READ_SUFFIXES = TEXT_SUFFIXES | HTML_SUFFIXES | PDF_SUFFIXES | frozenset(ROW_FORMATS)
+
+
+def _is_passed_over(folder: Path) -> bool:
+    """Whether a folder is hidden, made from other files, or an environment of Python."""
+    return folder.name.startswith(".") or folder.name in GENERATED_FOLDERS or (folder / "pyvenv.cfg").exists()
 
 
 def _is_within(path: Path, walls: Path) -> bool:

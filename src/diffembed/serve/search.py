@@ -123,12 +123,11 @@ class MemoryIndex:
 
     @classmethod
     def from_folder(cls, encoder: Encoder, folder: Path, *, model: str) -> "MemoryIndex":
-        """The passages of every text, markdown and source file of a folder; sources are named relative to it."""
-        corpus = read_corpus(folder)
-        documents = [replace(document, source=document.id) for document in corpus.documents]
-        passages = [
-            passage for document in documents for passage in make_chunks(document, counts_lines=not corpus.is_rows)
-        ]
+        """The passages of everything readable in a folder; sources are named relative to it."""
+        # The index has the folder's name already.
+        name = f"{folder.resolve().name}/"
+        documents = [replace(one, id=one.id.removeprefix(name)) for one in read_corpus(folder).documents]
+        passages = [replace(passage, source=document.id) for document in documents for passage in make_chunks(document)]
         return cls(encoder, passages, model=model)
 
     @property

@@ -1,14 +1,12 @@
 """An index on disk as a system that ranks documents, so that what its approximate paths miss is measured on real tasks.
 
-Read `IndexSystem.rank` and `recall`. Stands above the room `index`, which knows nothing of evaluation.
+Read `IndexSystem.rank`. Stands above the room `index`, which knows nothing of evaluation.
 """
 
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from diffembed.documents import ChunkPolicy
 from diffembed.errors import ConfigError
@@ -21,45 +19,41 @@ from diffembed.index.maintenance import EXACT_ROWS, make_vector_index, tidy
 from diffembed.index.search import NUM_PROBES
 from diffembed.index.settings import IndexSettings, Precision, identify
 from diffembed.index.store import Store
-from diffembed.records import Document, Encoder, Query, Run
+from diffembed.records import Document, Encoder, Query
 
 
 class IndexSystem:
-    """Dense search through an index, made of each corpus anew; a context manager that removes what it made."""
-
-    sends_instructions = True
+    """Dense search through an index, made of each corpus anew in a folder that goes with the system."""
 
     def __init__(
         self,
         encoder: Encoder,
         *,
+        label: str,
         precision: Precision = "float32",
         exact_rows: int = EXACT_ROWS,
         num_probes: int = NUM_PROBES,
+        sends_instructions: bool = True,
     ) -> None:
         """exact_rows: 0 searches approximately however small the corpus is."""
         self.encoder = encoder
+        self.label = label
         self.precision = precision
         self.exact_rows = exact_rows
         self.num_probes = num_probes
+        self.sends_instructions = sends_instructions
         self._folder = tempfile.TemporaryDirectory(prefix="diffembed-index-")
         self._corpus: tuple[Sequence[Document], Index] | None = None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._folder.cleanup()
-
     @property
     def labels(self) -> tuple[str, ...]:
-        """`NAME+index`, with the precision where it is not float32."""
-        return (f"{self.encoder.name}+index" + ("" if self.precision == "float32" else f"+{self.precision}"),)
+        """The name that it was given."""
+        return (self.label,)
 
     @property
     def identities(self) -> Mapping[str, str]:
         """Of the encoder."""
-        return {self.labels[0]: identify(self.encoder)}
+        return {self.label: identify(self.encoder)}
 
     def rank(self, task: Searchable, *, top_k: int) -> Ranking:
         """One run. Raises ConfigError for a task that ranks lists of candidates, which an index does not know."""
@@ -77,11 +71,11 @@ class IndexSystem:
             seconds=time.perf_counter() - started,
             max_tokens=self.encoder.max_tokens,
         )
-        return Ranking(runs={self.labels[0]: run}, documents=reading, queries=None)
+        return Ranking(runs={self.label: run}, documents=reading, queries=None)
 
     def _search(self, index: Index, query: Query, task: Searchable, top_k: int) -> dict[str, float]:
         instruction = task.instruction if query.instruction is None else query.instruction
-        query_D = self.encoder.encode_queries([query.text], instruction)[0]
+        query_D = self.encoder.encode_queries([query.text], instruction if self.sends_instructions else None)[0]
         # Excluded documents are taken out before the cut, so as many more are asked for.
         hits = index.search_vector(query_D, k=min(top_k + len(query.excluded_ids), max(1, len(task.corpus))))
         kept = [hit for hit in hits if hit.document.parent not in query.excluded_ids]
@@ -108,13 +102,3 @@ class IndexSystem:
             index = Index(store, self.encoder, exact_rows=self.exact_rows, num_probes=self.num_probes)
             self._corpus = (corpus, index)
         return self._corpus[1]
-
-
-def recall(found: Run, exact: Run, k: int = 10) -> float:
-    """Mean over queries of the share of the exact search's first `k` documents that another search has in its own."""
-    shares = []
-    for query, hits in exact.items():
-        want = list(hits)[:k]
-        if want:
-            shares.append(len(set(want) & set(list(found.get(query, {}))[:k])) / len(want))
-    return sum(shares) / len(shares) if shares else 0.0

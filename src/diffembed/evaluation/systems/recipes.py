@@ -7,6 +7,7 @@ echo        causal attention, the text read twice, the second copy averaged
 llm2vec     opened attention, mean, over an MNTP adapter: llm2vec@BASE+ADAPTER[+ADAPTER]
 hybrid      the named system fused with BM25 by reciprocal rank
 int8        the named system with document vectors of one byte per component
+index       the named system through the approximate search of an index, however few the documents; encodes anew
 """
 
 from collections.abc import Callable, Sequence
@@ -22,12 +23,15 @@ from diffembed.evaluation.systems.baselines import RandomEncoder
 from diffembed.evaluation.systems.names import BASELINES, SystemSpec, group_systems, parse_system
 from diffembed.evaluation.systems.reading import Reader, read_embedder, read_with
 from diffembed.evaluation.systems.searching import DenseSystem, HybridSystem, LexicalSystem, System
+from diffembed.records import Encoder
 
 if TYPE_CHECKING:
     from diffembed.embedding.embedder import Embedder
 
-Recipe = Literal["e5-style", "echo", "llm2vec", "hybrid", "int8"]
+Recipe = Literal["e5-style", "echo", "llm2vec", "hybrid", "int8", "index"]
 RECIPES: tuple[Recipe, ...] = get_args(Recipe)
+_MARKS = {"hybrid": "bm25", "int8": "int8", "index": "index"}
+"""Recipe -> what is added to the name of the system that it is applied to."""
 E5_TEMPLATE = TextTemplate(instruction_format="Instruct: {instruction}\nQuery: ", appends_eos=True)
 """Source: Wang et al. 2024 (arXiv 2401.00368)."""
 
@@ -51,12 +55,12 @@ class SystemGroup:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Names used in tables: as typed, but `NAME+bm25` for a hybrid and `NAME+int8`."""
+        """Names used in tables: as typed, but `NAME+bm25` for a hybrid, `NAME+int8` and `NAME+index`."""
         plain = tuple(spec.label for spec in self.specs)
         if self.recipe is None:
             return plain
-        if self.recipe in ("hybrid", "int8"):
-            return tuple(f"{label}+{'bm25' if self.recipe == 'hybrid' else 'int8'}" for label in plain)
+        if self.recipe in _MARKS:
+            return tuple(f"{label}+{_MARKS[self.recipe]}" for label in plain)
         return tuple(f"{self.recipe}@{'+'.join((spec.label, *self.adapters))}" for spec in self.specs)
 
     def open(
@@ -73,8 +77,12 @@ class SystemGroup:
             return LexicalSystem()
         if first.model == "random":
             encoder = RandomEncoder()
+            if self.recipe == "index":
+                return self._indexed(encoder, True)
             return self._dress(read_with(encoder, cache_folder=cache_folder, key="random-0", notify=notify), True)
         embedder = limited(self._load(first, dtype), max_tokens)
+        if self.recipe == "index":
+            return self._indexed(embedder, not embedder.backbone.family.is_encoder)
         reader: Reader
         if self.recipe == "echo":
             from diffembed.evaluation.systems.echo import read_echo
@@ -90,6 +98,11 @@ class SystemGroup:
         precision: Literal["float32", "int8"] = "int8" if self.recipe == "int8" else "float32"
         system = DenseSystem(reader, precision=precision, sends_instructions=sends_instructions)
         return HybridSystem(system) if self.recipe == "hybrid" else system
+
+    def _indexed(self, encoder: Encoder, sends_instructions: bool) -> System:
+        from diffembed.evaluation.systems.index_system import IndexSystem
+
+        return IndexSystem(encoder, label=self.labels[0], exact_rows=0, sends_instructions=sends_instructions)
 
     def _load(self, spec: SystemSpec, dtype: str) -> "Embedder":
         from diffembed.embedding.embedder import Embedder
@@ -144,7 +157,7 @@ def _recipe_group(recipe: str, rest: str) -> SystemGroup:
         raise UnknownNameError.of("recipe", recipe, list(RECIPES))
     base, *adapters = rest.split("+") if known == "llm2vec" else [rest]
     spec = parse_system(base)
-    if spec.model == "bm25" or (spec.model == "random" and known not in ("hybrid", "int8")):
+    if spec.model == "bm25" or (spec.model == "random" and known not in _MARKS):
         raise ConfigError(f"the recipe {known} needs a network; {spec.model} has none")
     if known in ("e5-style", "echo", "llm2vec"):
         if spec.attention or spec.pooling:
