@@ -185,7 +185,7 @@ def test_amounts_of_memory(text, value):
     assert parse_bytes(text) == value
 
 
-@pytest.mark.parametrize("text", ["", "GB", "24 bananas", "1.2.3GB", "-4GB"])
+@pytest.mark.parametrize("text", ["", "GB", ".GB", "24 bananas", "1.2.3GB", "-4GB"])
 def test_what_is_no_amount_of_memory(text):
     with pytest.raises(ConfigError, match="is no amount of memory; write it like 24GB"):
         parse_bytes(text)

@@ -119,6 +119,9 @@ def test_a_server_takes_the_model_of_its_index(run: Run, notes: Path, monkeypatc
     code, _, err = run("serve", "--index", "sea")
     assert (code, err) == (0, "")
     assert [engine.embedder.dim for engine in engines.values()] == [32]
+    engines.clear()
+    assert run("serve", "--index", "sea", "--model", "tiny")[0] == 0
+    assert [engine.embedder.dim for engine in engines.values()] == [32], "as the index was made, also where it is named"
     assert run("serve", "--index", "none")[0] == 1
 
 

@@ -74,6 +74,20 @@ def test_the_page_reads_an_index_on_disk(tmp_path: Path, embedder: Embedder, pre
         assert sample["explained"][0] >= sample["explained"][1] > 0
 
 
+def test_an_index_made_anew_in_another_way_says_so_without_its_path(tmp_path: Path, embedder: Embedder) -> None:
+    (tmp_path / "a.md").write_text(TEXTS["knots.md"])
+    index.build_index(tmp_path / "sea", [tmp_path / "a.md"], embedder=embedder)
+    engines = {"mine": Engine(embedder, name="mine")}
+    with TestClient(make_app(engines, open_indexes([str(tmp_path / "sea")], engines))) as client:
+        wait_until(lambda: client.get("/health").status_code == 200)
+        assert client.post("/v1/search", json={"query": "a loop"}).status_code == 200
+        index.build_index(tmp_path / "sea", [tmp_path / "a.md"], embedder=embedder, precision="int8", is_replaced=True)
+        told = client.post("/v1/search", json={"query": "a loop"})
+        assert told.status_code == 503 and told.json()["error"]["code"] == "index_unavailable"
+        assert "made anew in another way; start the server again" in told.json()["error"]["message"]
+        assert str(tmp_path) not in told.text
+
+
 def test_an_index_of_another_model_is_refused(folder: Path) -> None:
     other = Engine(Embedder.load("tiny-qwen2", dtype="float32"), name="other")
     with pytest.raises(DiffEmbedError, match="tiny-gemma3"):

@@ -122,8 +122,8 @@ def plan_memory(
 
 def parse_bytes(text: str) -> int:
     """`24GB`, `512 MiB` or a plain number of bytes. Raises ConfigError for anything else."""
-    match = re.fullmatch(r"\s*([\d.]+)\s*([A-Za-z]*)\s*", text)
-    if match is None or match[2].upper() not in UNITS or match[1].count(".") > 1:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z]*)\s*", text)
+    if match is None or match[2].upper() not in UNITS:
         raise ConfigError(f"{text!r} is no amount of memory; write it like 24GB or 512MiB")
     return int(float(match[1]) * UNITS[match[2].upper()])
 

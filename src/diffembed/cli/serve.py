@@ -46,7 +46,7 @@ def serve(
     ----------
     model
         A name, a folder or a hub id, or NAME=LOCATION; several can be served, the first is the default; those that
-        made the indexes if none is given, or gemma-3-270m-diffusion.
+        made the indexes if none is given, or gemma-3-270m-diffusion. One that made an index is loaded as it was then.
     index
         Name or folder of an index to search; several can be given.
     documents
@@ -117,7 +117,8 @@ def serve(
             print(f"serving {', '.join(facts['models'])} at {facts['url']}")
         sys.stdout.flush()
 
-    stored = {} if model else models_of(index or [])
+    # A model that made one of the indexes is loaded as it was then, also where it is named.
+    stored = models_of(index or [])
     models = model or list(stored)
     say_default(models[0] if models else None)
     asked = {"attention": attention, "pooling": pooling, "max_tokens": max_tokens, "token_budget": token_budget}

@@ -19,6 +19,7 @@ from diffembed.errors import (
     InputError,
     OverflowingTextError,
     ResourceError,
+    StoreError,
     UnknownNameError,
 )
 from diffembed.serve.batcher import DeadlineError, QueueFullError, TooLargeError
@@ -74,6 +75,12 @@ def problem_of(error: DiffEmbedError) -> Json:
         if isinstance(error, kind):
             headers = {"retry-after": str(error.retry_after_s)} if isinstance(error, QueueFullError) else {}
             return problem(status, str(error), type=type, code=code, headers=headers)
+    if isinstance(error, StoreError):
+        # Its sentence names a folder of this machine.
+        message = (
+            "the index cannot be read: it is damaged or gone, or was made anew in another way; start the server again"
+        )
+        return problem(503, message, code="index_unavailable")
     return problem(500, "the server failed; its log says where")
 
 
