@@ -92,6 +92,8 @@ def test_nothing_is_lost_between_tokens_words_and_bins(embedder):
         assert "".join(piece.text for piece in pieces) == text
         inside = found.similarity - found.outside
         np.testing.assert_allclose(sum(piece.share for piece in pieces), inside, atol=1e-5)
+        num_inside = np.count_nonzero(found.spans_T2[:, 1] > found.spans_T2[:, 0])
+        np.testing.assert_allclose(sum(piece.num_tokens for piece in pieces), num_inside)
         for num_bins in (1, 7, 1000):
             np.testing.assert_allclose(found.along(num_bins).sum(), inside, atol=1e-5)
 

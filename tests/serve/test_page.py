@@ -105,9 +105,9 @@ def test_evidence_adds_up_to_the_similarity(client, reader):
     found = ask(client, "evidence", model="tiny", question=QUESTION, texts=texts)["texts"]
     query, documents = reader.encode_queries([QUESTION]), reader.encode(texts)[0]
     for text, answer, want in zip(texts, found, reader.similarity(query, documents)[0], strict=True):
-        shares = sum(share for _, share in answer["pieces"]) + answer["outside"]
+        shares = sum(share for _, share, _ in answer["pieces"]) + answer["outside"]
         assert shares == pytest.approx(want, abs=1e-4) and answer["similarity"] == pytest.approx(want, abs=1e-5)
-        assert "".join(piece for piece, _ in answer["pieces"]) + answer["unread"] == text
+        assert "".join(piece for piece, _, _ in answer["pieces"]) + answer["unread"] == text
     assert found[0]["unread"] == "" and len(found[1]["unread"]) > 1000, "the second text is longer than 200 tokens"
 
 

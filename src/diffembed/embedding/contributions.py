@@ -38,6 +38,8 @@ class Piece:
     start: int
     """Offset of its first character."""
     share: float
+    num_tokens: float
+    """Tokens that it is made of; a token of several pieces counts in parts."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,22 +71,27 @@ class Contributions:
 
     def by_character(self) -> NDArray[np.float64]:
         """[C] the share of each token, spread evenly over its characters, white space left out where it can be."""
-        shares_C = np.zeros(len(self.text))
+        return self._spread(self.shares_T[:, None])[:, 0]
+
+    def _spread(self, values_TK: NDArray[np.float32]) -> NDArray[np.float64]:
+        spread_CK = np.zeros((len(self.text), values_TK.shape[1]))
         is_ink_C = np.array([not char.isspace() for char in self.text], dtype=bool)
-        for (start, stop), share in zip(self.spans_T2.tolist(), self.shares_T.tolist(), strict=True):
+        for (start, stop), values_K in zip(self.spans_T2.tolist(), values_TK, strict=True):
             ink = np.flatnonzero(is_ink_C[start:stop])
             where = start + ink if len(ink) else np.arange(start, stop)
             if len(where):
-                shares_C[where] += share / len(where)
-        return shares_C
+                spread_CK[where] += values_K / len(where)
+        return spread_CK
 
     def pieces(self) -> list[Piece]:
         """The text cut into words and what stands between them: joined they are the text, shares and all."""
-        sums = np.concatenate([[0.0], np.cumsum(self.by_character())])
-        return [
-            Piece(text=match.group(), start=match.start(), share=float(sums[match.end()] - sums[match.start()]))
-            for match in _PIECES.finditer(self.text)
-        ]
+        spread_C2 = self._spread(np.stack([self.shares_T, np.ones_like(self.shares_T)], axis=1))
+        sums_C2 = np.concatenate([np.zeros((1, 2)), np.cumsum(spread_C2, axis=0)])
+        found = []
+        for match in _PIECES.finditer(self.text):
+            share, num_tokens = (sums_C2[match.end()] - sums_C2[match.start()]).tolist()
+            found.append(Piece(text=match.group(), start=match.start(), share=share, num_tokens=num_tokens))
+        return found
 
     def along(self, num_bins: int) -> NDArray[np.float64]:
         """[num_bins] shares along the length of the text, cut into ranges of equal numbers of characters."""

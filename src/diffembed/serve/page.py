@@ -186,13 +186,13 @@ async def evidence(ask: EvidenceAsk, request: Request) -> dict[str, Any]:
 def _evidence_facts(found: Contributions) -> dict[str, Any]:
     read = found.num_chars_read
     # A piece is cut where reading stopped: what follows was not read and is not shown as if it had been.
-    pieces = [(piece.text[: read - piece.start], piece.share) for piece in found.pieces() if piece.start < read]
+    pieces = [piece for piece in found.pieces() if piece.start < read]
     return {
         "similarity": found.similarity,
         "num_tokens": found.num_tokens,
         "num_pooled": len(found.shares_T),
         "outside": found.outside,
-        "pieces": [[text, round(share, 6)] for text, share in pieces],
+        "pieces": [[one.text[: read - one.start], round(one.share, 6), round(one.num_tokens, 3)] for one in pieces],
         "unread": found.text[read:],
     }
 

@@ -3,17 +3,24 @@
 import { call } from "./api.js";
 import { h } from "./dom.js";
 
-/** Below this strength, as a fraction of the strongest, a word stays untinted: what everything adds says nothing. */
+/** Below this strength, as a fraction of the strongest, a word stays untinted, whatever the others add. */
 const FAINTEST = 0.25;
 const BATCH = 4;
 const IS_WORD = /[\p{L}\p{N}]/u;
 
-/** How strongly the most telling words speak: shares times tokens, so that long and short passages compare. */
+/** What a word adds for each token of it, times the tokens of its text: long words and long passages compare with short. */
+const strengthOf = (text, [, share, tokens]) => (share / Math.max(tokens, 1)) * text.num_pooled;
+
+/**
+ * From where to where words are tinted. What half of all words add says nothing (a language model gives all texts a
+ * common part); above it the most telling ones are full.
+ */
 function scaleOf(texts) {
   const strengths = texts
-    .flatMap((text) => text.pieces.map(([piece, share]) => (IS_WORD.test(piece) ? share * text.num_pooled : 0)))
+    .flatMap((text) => text.pieces.filter(([piece]) => IS_WORD.test(piece)).map((piece) => strengthOf(text, piece)))
     .sort((a, b) => b - a);
-  return Math.max(strengths[Math.floor(Math.min(strengths.length * 0.01, 3))] ?? 0, 1e-6);
+  const top = Math.max(strengths[Math.floor(Math.min(strengths.length * 0.01, 3))] ?? 0, 1e-6);
+  return { top, floor: Math.max(strengths[Math.floor(strengths.length / 2)] ?? 0, FAINTEST * top) };
 }
 
 /** Lines that a file breaks at some width are set as one paragraph; short lines and indented ones are left alone. */
@@ -26,18 +33,19 @@ export function tinted(text, scale) {
   const nodes = [];
   const shown = reflow(text.pieces.map(([piece]) => piece).join("") + text.unread);
   let [plain, position] = ["", 0];
-  for (const [read, share] of text.pieces) {
+  for (const part of text.pieces) {
+    const [read, share] = part;
     const piece = shown.slice(position, position + read.length);
     position += read.length;
-    const strength = Math.min((share * text.num_pooled) / scale, 1);
-    if (strength < FAINTEST || !IS_WORD.test(piece)) {
+    const strength = (strengthOf(text, part) - scale.floor) / (scale.top - scale.floor || 1);
+    if (!(strength > 0) || !IS_WORD.test(piece)) {
       plain += piece;
       continue;
     }
     if (plain) nodes.push(plain);
     plain = "";
     nodes.push(
-      h("mark", { "--w": (((strength - FAINTEST) / (1 - FAINTEST)) ** 1.5).toFixed(3), title: `adds ${share.toFixed(3)} of ${text.similarity.toFixed(3)}` }, piece),
+      h("mark", { "--w": (Math.min(strength, 1) ** 1.5).toFixed(3), title: `adds ${share.toFixed(3)} of ${text.similarity.toFixed(3)}` }, piece),
     );
   }
   if (plain) nodes.push(plain);
@@ -51,7 +59,7 @@ export function tinted(text, scale) {
  */
 export async function tint(entries, { model, question, instruction }, signal, { batch = BATCH, onBatch, isTinted = true } = {}) {
   const found = [];
-  let scale = 0;
+  let scale = { top: 0, floor: 0 };
   for (let first = 0; first < entries.length; first += batch) {
     const part = entries.slice(first, first + batch);
     const answer = await call(
@@ -63,9 +71,9 @@ export async function tint(entries, { model, question, instruction }, signal, { 
     const texts = found.map(([, text]) => text);
     onBatch?.(texts);
     if (!isTinted) continue;
-    // The scale grows with what is found; what is tinted already is tinted anew only when that can be seen.
+    // The scale moves with what is found; what is tinted already is tinted anew only when that can be seen.
     const needed = scaleOf(texts);
-    const isNew = needed > scale * 1.05;
+    const isNew = needed.top > scale.top * 1.05 || Math.abs(needed.floor - scale.floor) > scale.top * 0.05;
     if (isNew) scale = needed;
     for (const [element, text] of isNew ? found : found.slice(first)) element.replaceChildren(...tinted(text, scale));
   }
@@ -81,7 +89,7 @@ export function legend(model, index) {
       ? [
           h("span", { class: "ramp", "aria-hidden": "true" },
             [0.1, 0.4, 0.7, 1].map((weight) => h("i", { "--w": weight }))),
-          `tint: what a word adds to the similarity${model ? `, exact for ${model.name}` : ""}`,
+          `tint: what a word adds beyond most words${model ? `, exact for ${model.name}` : ""}`,
           index?.is_late ? " and each passage read alone; the scores are of passages read inside their documents" : "",
         ]
       : model.reason,
