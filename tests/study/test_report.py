@@ -84,7 +84,9 @@ def test_scores_on_another_version_of_a_task_are_not_compared(copied):
     assert find(plan, store).untested == (("reasoning", "bi"),)
 
 
-def test_seeds_that_were_scored_on_other_versions_of_a_task_have_no_mean(copied, make_plan):
+@pytest.fixture
+def two_seeds(copied, make_plan):
+    """(plan, store) with the arm `bi` under a second seed, whose results are those of the first."""
     _, store = copied
     for kind in ("train", "evaluate"):
         shutil.copytree(store.results / f"{kind}-bi-s0", store.results / f"{kind}-bi-s1", symlinks=True)
@@ -93,6 +95,23 @@ def test_seeds_that_were_scored_on_other_versions_of_a_task_have_no_mean(copied,
     keys = {name: config_key(graph, name) for name in ("train-bi-s1", "evaluate-bi-s1")}
     for name, key in keys.items():
         change(store.results / name / "node.json", config_key=key)
+    return plan, store
+
+
+def test_every_seed_is_shown_where_there_are_several(two_seeds, whole, tmp_path, monkeypatch):
+    plan, store = two_seeds
+    folder = store.results / "evaluate-bi-s1" / "finding" / "finding"
+    result = load_result(folder)
+    ones = dict.fromkeys(result.per_query[result.main], 1.0)
+    save_result(folder, replace(result, per_query={**result.per_query, result.main: ones}))
+    text = write(plan, store, tmp_path, monkeypatch)[0].decode()
+    rows = text.split("## Every seed")[1].split("##")[0]
+    assert rows.count("| bi |") == 2 and "| bi | 1 | 100.0 (100.0 to 100.0) |" in rows and "| diffusion" not in rows
+    assert "## Every seed" not in write(*whole, tmp_path, monkeypatch, "one")[0].decode()
+
+
+def test_seeds_that_were_scored_on_other_versions_of_a_task_have_no_mean(two_seeds):
+    plan, store = two_seeds
     assert "reasoning" in find(plan, store).scores["bi"] and len(find(plan, store).systems["bi"]) == 2
     folder = store.results / "evaluate-bi-s1" / "finding" / "finding"
     result = load_result(folder)

@@ -218,6 +218,21 @@ def first_seed_score(findings: Findings, node: str, skill: str) -> Interval | No
     return score_skill(seeds, family.skills[skill], level=family.level, seed=findings.plan.seed)
 
 
+def seed_scores(findings: Findings) -> Iterable[tuple[str, int, dict[str, Interval]]]:
+    """(system, seed, skill -> score) of each seed of the systems that have several."""
+    family, current = findings.plan.primary, findings.records
+    for name, seeds in findings.systems.items():
+        nodes = _nodes(findings.graph, name, current)
+        if len(seeds) > 1:
+            for node, one in zip(nodes, seeds, strict=True):
+                scores = {
+                    skill: score_skill([one], tasks, level=family.level, seed=findings.plan.seed)
+                    for skill, tasks in family.skills.items()
+                    if _has([one], tasks)
+                }
+                yield name, node.seed or 0, scores
+
+
 def is_in_domain(task: str, row_sets: Iterable[str]) -> bool:
     """Whether rows of the same kind are among those that were trained on: hidden statements count as one kind."""
     trained = set(row_sets)

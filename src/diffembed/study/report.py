@@ -17,7 +17,17 @@ from diffembed.study.accounts import (
     rates_blocks,
 )
 from diffembed.study.claims import judge, p_text
-from diffembed.study.findings import MARK, Findings, SkillTest, find, first_seed_score, is_in_domain, marked, task_value
+from diffembed.study.findings import (
+    MARK,
+    Findings,
+    SkillTest,
+    find,
+    first_seed_score,
+    is_in_domain,
+    marked,
+    seed_scores,
+    task_value,
+)
 from diffembed.study.page import Block, Heading, Items, Paragraph, Table, render_html, render_markdown
 from diffembed.study.plan import StudyPlan
 from diffembed.study.store import Store
@@ -52,6 +62,7 @@ def make_blocks(findings: Findings, store: Store, *, command: str) -> list[Block
         *family_blocks(findings, store),
         *_primary(findings),
         *_systems(findings),
+        *_seeds(findings),
         *_tasks(findings),
         *_lengths(findings),
         *_directions(findings),
@@ -194,6 +205,24 @@ def _systems(findings: Findings) -> list[Block]:
             f"{MARK.strip()} in-domain: training rows of the same kind exist."
         ),
         Table(["system", "seeds", *columns], rows),
+    ]
+
+
+def _seeds(findings: Findings) -> list[Block]:
+    skills = findings.plan.primary.skills
+    rows = [
+        [name, str(seed), *(_score(scores.get(skill)) for skill in skills)]
+        for name, seed, scores in seed_scores(findings)
+    ]
+    if not rows:
+        return []
+    return [
+        Heading("Every seed"),
+        Paragraph(
+            "Systems that were fine-tuned more than once, each time alone: what another order of rows, other negatives "
+            "and another start of the adapters change. Intervals redraw queries."
+        ),
+        Table(["system", "seed", *(_marked_skill(findings.plan, *of) for of in skills.items())], rows),
     ]
 
 
