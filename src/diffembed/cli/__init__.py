@@ -24,7 +24,7 @@ PACKAGE_FOLDER = str(Path(__file__).parents[1])
 
 COMMANDS = {
     "encode": ("diffembed.cli.encode:encode", "Encode the texts of a file into a parquet file of vectors."),
-    "search": ("diffembed.cli.search:search", "Search text, markdown and source files by meaning."),
+    "search": ("diffembed.cli.search:search", "Search files by meaning: text, source, html, pdf, rows."),
     "compare": ("diffembed.cli.compare:compare", "Compare encoders on real text that every Python carries."),
     "serve": (
         "diffembed.cli.serve:serve",

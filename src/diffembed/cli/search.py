@@ -20,7 +20,7 @@ def search(
     dtype: Dtype = "auto",
     json: Json = False,
 ) -> None:
-    """Search text, markdown, source, html and pdf files, and rows, by meaning.
+    """Search files by meaning: text, source, html, pdf, rows.
 
     Files are cut into passages; the nearest ones are shown with file, line and the lines that share most words with
     the question. Everything is encoded anew at each call and held in memory.
