@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from diffembed.embedding.embedder import location_of
+
 pytest.importorskip("lance", reason="the extra `index` is not installed")
 
 Run = Callable[..., "tuple[int, str, str]"]
@@ -123,6 +125,14 @@ def test_a_server_takes_the_model_of_its_index(run: Run, notes: Path, monkeypatc
     assert run("serve", "--index", "sea", "--model", "tiny")[0] == 0
     assert [engine.embedder.dim for engine in engines.values()] == [32], "as the index was made, also where it is named"
     assert run("serve", "--index", "none")[0] == 1
+
+
+def test_a_model_folder_is_known_by_any_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An index keeps an absolute path; `serve --model` names the folder as the user stands."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    assert location_of("model") == location_of("./model") == str(tmp_path / "model")
+    assert location_of("tiny") == "tiny" and location_of("owner/name") == "owner/name"
 
 
 def test_one_damaged_index_does_not_hide_the_others(run: Run, notes: Path, home: Path) -> None:

@@ -84,7 +84,7 @@ def test_hits_are_those_of_the_embedder(run: Run, folder: Path) -> None:
         assert text[row["start"] : row["start"] + len(row["text"])] == row["text"]
         assert row["line"] == 1 + text[: row["start"]].count("\n")
     assert "2 texts in" in ran[2]
-    assert "passed over: " in ran[2]
+    assert "passed over in whole or part: " in ran[2]
     assert "photo.png" in ran[2]
 
 
@@ -115,4 +115,4 @@ def test_rows_show_their_id_and_control_characters_are_not_sent(run: Run, tmp_pa
 def test_an_empty_folder_is_one_sentence(run: Run, tmp_path: Path) -> None:
     code, out, err = run("search", str(tmp_path), "anything", "--model", "tiny")
     assert (code, out) == (1, "")
-    assert err == f"diffembed: {tmp_path} has no text, markdown or source\n"
+    assert err == f"diffembed: {tmp_path} has no text, page or row\n"

@@ -117,6 +117,17 @@ def test_a_row_file_named_directly_must_be_readable_to_its_end(tmp_path: Path) -
         read_corpus(path)
 
 
+def test_a_file_named_directly_may_be_a_pipe_and_of_any_size(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.write(write, b"from a pipe")
+    os.close(write)
+    assert [document.text for document in read_corpus(f"/dev/fd/{read}").documents] == ["from a pipe"]
+    os.close(read)
+    (tmp_path / "blank.jsonl").write_text('{"id": "x", "text": " "}\n')
+    with pytest.raises(EmptyInputError, match="row x is empty"):
+        read_corpus(tmp_path / "blank.jsonl")
+
+
 def test_rows_keep_their_line_when_they_are_cut(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(
@@ -138,11 +149,11 @@ def test_one_file_of_any_text_kind_is_read_and_a_binary_one_refused(tmp_path: Pa
 
 
 def test_a_folder_without_text_is_an_error_that_names_what_is_there(tmp_path: Path) -> None:
-    with pytest.raises(EmptyInputError, match=r"has no text, markdown or source$"):
+    with pytest.raises(EmptyInputError, match=r"has no text, page or row$"):
         read_corpus(tmp_path)
     for number in range(5):
         (tmp_path / f"{number}.bin").write_bytes(b"\0")
-    with pytest.raises(EmptyInputError, match=r"passed over: .*0.bin, .*1.bin, .*2.bin and 2 more"):
+    with pytest.raises(EmptyInputError, match=r"over: .*0.bin, .*1.bin, .*2.bin and 2 more \(another kind of file\)$"):
         read_corpus(tmp_path)
 
 

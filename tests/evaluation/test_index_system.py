@@ -1,12 +1,13 @@
 """The index as a system: exact paths equal exact search, approximate ones lose little, exclusions hold."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from diffembed.errors import ConfigError
-from diffembed.evaluation.scoring import score_task
+from diffembed.evaluation.scoring import can_score, score_task
 from diffembed.evaluation.suites.folders import read_folder
 from diffembed.evaluation.systems.index_system import IndexSystem
 from diffembed.evaluation.systems.reading import read_with
@@ -40,6 +41,18 @@ def test_recall_of_the_approximate_path(words, precision):
     assert system._corpus[1].store.dataset.list_indices(), "without an index the path would be exact"
     shares = [len(set(exact[query]) & set(found[query])) / len(exact[query]) for query in exact]
     assert np.mean(shares) > 0.8
+
+
+def test_blank_texts_and_what_it_cannot_rank_stop_nothing(words):
+    corpus = [Document(id="a", text=" ", title="cats purr"), Document(id="b", text=" "), Document(id="c", text="dogs")]
+    task = Task(name="t", corpus=corpus, queries=[Query(id="q", text="cats")], qrels={"q": {"a": 1}})
+    system = IndexSystem(words, label="indexed", sends_instructions=False)
+    assert next(iter(system.rank(task, top_k=1000).runs["indexed"]["q"])) == "a"
+    assert can_score(system, task) and not can_score(system, dataclasses.replace(task, candidates={"q": ["a"]}))
+    many = [Document(id=f"d{number}", text=f"text {number}") for number in range(30)]
+    task = dataclasses.replace(task, corpus=many, qrels={"q": {"d0": 1}})
+    assert len(system.rank(task, top_k=1000).runs["indexed"]["q"]) == 10, "as deep as a user asks"
+    assert len(list(Path(system._folder.name).iterdir())) == 1, "the index of the corpus before is gone"
 
 
 def test_lists_of_candidates_are_refused(beir_folder, words):

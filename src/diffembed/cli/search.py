@@ -57,7 +57,7 @@ def search(
     corpus = read_corpus(source)
     passages = corpus.make_chunks()
     say_default(model)
-    skipped = f"; passed over: {some_of(corpus.skipped)}" if corpus.skipped else ""
+    skipped = f"; passed over in whole or part: {some_of(corpus.skipped)}" if corpus.skipped else ""
     print(f"diffembed: {len(corpus.documents)} texts in {len(passages)} passages{skipped}", file=sys.stderr)
     embedder = Embedder.load(model or DEFAULT_MODEL, attention=attention, pooling=pooling, dtype=dtype)
     hits = search_documents(embedder, passages, question, top_k=top_k, instruction=instruction)

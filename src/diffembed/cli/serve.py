@@ -94,7 +94,7 @@ def serve(
         from diffembed.errors import MissingExtraError
 
         raise MissingExtraError.of(error.name or "fastapi", "serve") from error
-    from diffembed.embedding.embedder import Embedder
+    from diffembed.embedding.embedder import Embedder, location_of
     from diffembed.serve.server import models_of
     from diffembed.serve.settings import ServeSettings, read_keys
 
@@ -125,7 +125,7 @@ def serve(
     asked = {key: value for key, value in asked.items() if value is not None}
 
     def load(location: str) -> Embedder:
-        return Embedder.load(location, dtype=dtype, **{**stored.get(location, {}), **asked})
+        return Embedder.load(location, dtype=dtype, **{**stored.get(location_of(location), {}), **asked})
 
     run(
         models or [DEFAULT_MODEL],

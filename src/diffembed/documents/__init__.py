@@ -1,8 +1,8 @@
 """Texts from files: the rows of a data file, or whole files cut into passages that know where they came from.
 
-`read_rows` gives one document per row; `read_corpus` whole files; `make_chunks` their passages. `stream_texts` goes
-through sources of any size, web pages and PDF files too, and `cut_document` cuts by a policy. Text files are UTF-8.
-Knows nothing of models.
+`read_rows` gives one document per row; `read_corpus` all texts of a source; `make_chunks` their passages.
+`stream_texts` goes through sources of any size, web pages and PDF files too, and `cut_document` cuts by a policy. Text
+files are UTF-8. Knows nothing of models.
 """
 
 from diffembed.documents.chunking import ChunkPolicy, cut_document

@@ -4,6 +4,7 @@ Read `read_corpus` and `make_chunks`. Knows nothing of tokens: chunks are measur
 """
 
 import re
+import sys
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from diffembed.documents.chunking import CHUNK_CHARS, ChunkPolicy, cut_document
 from diffembed.documents.decoding import name_of
-from diffembed.documents.streaming import has_lines, stream_texts
+from diffembed.documents.streaming import ReadOptions, has_lines, stream_texts
 from diffembed.errors import ConfigError, EmptyInputError, InputError, MissingExtraError
 from diffembed.records import Document
 
@@ -52,12 +53,14 @@ def read_corpus(source: Path | str) -> Corpus:
             raise InputError(reason)
         skipped.setdefault(name, reason)
 
-    for found in stream_texts([source], on_skip=skip):
+    # A file that is named directly is read however large it is.
+    options = None if is_folder else ReadOptions(max_file_bytes=sys.maxsize)
+    for found in stream_texts([source], options=options, on_skip=skip):
         name = name_of(found.source)
         try:
             document = found.read()
         except EmptyInputError as error:
-            # A blank row is a row, and a file without text is what the end of this function is about.
+            # Of a file named directly, a blank row is one of others, which may have text.
             skipped.setdefault(name, str(error))
             continue
         except (InputError, MissingExtraError) as error:
@@ -69,8 +72,10 @@ def read_corpus(source: Path | str) -> Corpus:
             skip(name, f"{name} has the id {document.id!r}, which occurs twice; make ids unique or leave them out")
         documents.setdefault(document.id, document)
     if not documents:
-        passed = f"; passed over: {some_of(skipped)}" if skipped and is_folder else ""
-        raise EmptyInputError(f"{name_of(source)} has no text, markdown or source{passed}")
+        if skipped and not is_folder:
+            raise EmptyInputError(next(iter(skipped.values())))
+        passed = f"; passed over: {some_of(skipped)}" if skipped else ""
+        raise EmptyInputError(f"{name_of(source)} has no text, page or row{passed}")
     return Corpus(documents=list(documents.values()), skipped=skipped)
 
 
@@ -117,6 +122,7 @@ def _stems(text: str) -> set[str]:
 
 
 def some_of(skipped: Mapping[str, str]) -> str:
-    """The first three names, and how many more there are."""
+    """The first three names, how many more there are, and why the first is among them."""
     names = list(skipped)
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{', '.join(names[:3])}{more} ({skipped[names[0]]})"

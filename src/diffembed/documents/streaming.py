@@ -110,9 +110,9 @@ def _stream(sources: list[tuple[Path | str, str]], options: ReadOptions, on_skip
     for source, name in sources:
         if str(source) != "-" and Path(source).is_dir():
             for path in _walk(Path(source), on_skip):
-                yield from _texts_of(path, _id_in(path, Path(source), name), None, options, on_skip)
+                yield from _texts_of(path, _id_in(path, Path(source), name), None, options, on_skip, is_named=False)
         else:
-            yield from _texts_of(source, name, options.format, options, on_skip)
+            yield from _texts_of(source, name, options.format, options, on_skip, is_named=True)
 
 
 def _id_in(path: Path, folder: Path, name: str) -> str:
@@ -120,12 +120,12 @@ def _id_in(path: Path, folder: Path, name: str) -> str:
 
 
 def _texts_of(
-    path: Path | str, id: str, format: str | None, options: ReadOptions, on_skip: OnSkip
+    path: Path | str, id: str, format: str | None, options: ReadOptions, on_skip: OnSkip, *, is_named: bool
 ) -> Iterator[FoundText]:
     suffix = Path(path).suffix.lower()
     is_rows = format is not None or (str(path) != "-" and ROW_FORMATS.get(suffix, "txt") != "txt")
     try:
-        facts = _facts(path)
+        facts = _facts(path, is_named=is_named)
         if is_rows:
             yield from _rows_of(path, id, format, options, on_skip)
             return
@@ -150,11 +150,11 @@ def _texts_of(
         on_skip(name_of(path), f"{name_of(path)} cannot be read: {error.strerror}")
 
 
-def _facts(path: Path | str) -> os.stat_result | None:
-    """Size and time of a file; None for standard input. A pipe or a device would block or never end."""
+def _facts(path: Path | str, *, is_named: bool) -> os.stat_result | None:
+    """Size and time of a file; None for standard input. A pipe within a folder would block or never end."""
     if str(path) == "-":
         return None
-    if not Path(path).is_file():
+    if not is_named and not Path(path).is_file():
         raise InputError(f"{name_of(path)} is not a regular file")
     return Path(path).stat()
 

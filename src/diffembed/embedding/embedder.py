@@ -135,8 +135,7 @@ class Embedder:
                 is_normalised=stored.get("is_normalised", True),
             )
         if template is None and not adapters:
-            folder = Path(name).expanduser()
-            embedder.location = str(folder.absolute()) if find_model(name) is None and folder.is_dir() else name
+            embedder.location = location_of(name)
         for adapter in map(Path, adapters):
             merge_lora(embedder.backbone.model, adapter)
             embedder.adapter_folders += (adapter,)
@@ -383,3 +382,9 @@ def compile_layers(backbone: Backbone) -> None:
         for name, module in layer.named_children():
             if name != backbone.family.attention.partition(".")[0]:
                 setattr(layer, name, torch.compile(module, dynamic=True))
+
+
+def location_of(name: str) -> str:
+    """What names a model from any working directory: the absolute path of a folder, else the name itself."""
+    folder = Path(name).expanduser()
+    return str(folder.absolute()) if find_model(name) is None and folder.is_dir() else name

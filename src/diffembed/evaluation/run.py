@@ -132,7 +132,8 @@ class _Runner:
             return
         system = self._open()
         if not can_score(system, task):
-            self.skipped.append(f"{', '.join(system.labels)} has no vectors, which {task.name} needs")
+            lacks = "vectors" if system.ranks_lists else "vectors and no full ranking"
+            self.skipped.append(f"{', '.join(system.labels)} has no {lacks}, which {task.name} needs")
             return
         for label, result in score_task(system, task, seed=self.config.seed).items():
             if self.folder is not None:

@@ -75,7 +75,9 @@ class TaskResult:
 
 
 def can_score(system: System, task: AnyTask) -> bool:
-    """Sentence pairs and labels need vectors, which BM25 and fused runs do not have."""
+    """Sentence pairs and labels need vectors, changing instructions and lists of candidates every document's rank."""
+    if not system.ranks_lists:
+        return isinstance(task, Task) and task.candidates is None
     return isinstance(task, Task | InstructionTask) or isinstance(system, DenseSystem)
 
 

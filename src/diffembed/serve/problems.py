@@ -4,6 +4,7 @@ Read `problem_of`. No text of a request and no path of this machine is repeated 
 """
 
 import json
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,8 @@ from diffembed.errors import (
     UnknownNameError,
 )
 from diffembed.serve.batcher import DeadlineError, QueueFullError, TooLargeError
+
+log = logging.getLogger("diffembed.serve")
 
 STATUS_OF: tuple[tuple[type[DiffEmbedError], int, str, str], ...] = (
     (QueueFullError, 429, "rate_limit_error", "queue_full"),
@@ -76,10 +79,9 @@ def problem_of(error: DiffEmbedError) -> Json:
             headers = {"retry-after": str(error.retry_after_s)} if isinstance(error, QueueFullError) else {}
             return problem(status, str(error), type=type, code=code, headers=headers)
     if isinstance(error, StoreError):
-        # Its sentence names a folder of this machine.
-        message = (
-            "the index cannot be read: it is damaged or gone, or was made anew in another way; start the server again"
-        )
+        # Its sentence names a folder of this machine, so it is for the log alone.
+        log.error("index failed", extra={"facts": {"error": error.__class__.__name__, "message": str(error)}})
+        message = "the index cannot be used: unfinished, damaged, or made anew in another way; the log says which"
         return problem(503, message, code="index_unavailable")
     return problem(500, "the server failed; its log says where")
 

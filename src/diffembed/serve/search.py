@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from diffembed.documents import make_chunks, read_corpus
+from diffembed.documents.decoding import name_of
 from diffembed.embedding.nearest import best_places
 from diffembed.errors import ConfigError, EmptyInputError
 from diffembed.records import Document, Encoder, Hit, Vectors
@@ -123,10 +124,13 @@ class MemoryIndex:
 
     @classmethod
     def from_folder(cls, encoder: Encoder, folder: Path, *, model: str) -> "MemoryIndex":
-        """The passages of everything readable in a folder; sources are named relative to it."""
-        # The index has the folder's name already.
-        name = f"{folder.resolve().name}/"
-        documents = [replace(one, id=one.id.removeprefix(name)) for one in read_corpus(folder).documents]
+        """The passages of everything readable in a folder; files are named relative to it, rows by their ids."""
+        # The index has the folder's name already; a row's own id may begin with it, and stays.
+        name = name_of(f"{folder.resolve().name}/")
+        documents = [
+            replace(one, id=one.id.removeprefix(name)) if one.source.endswith(f"/{one.id.removeprefix(name)}") else one
+            for one in read_corpus(folder).documents
+        ]
         passages = [replace(passage, source=document.id) for document in documents for passage in make_chunks(document)]
         return cls(encoder, passages, model=model)
 

@@ -1,8 +1,8 @@
 """Our systems as models of mteb: `encode` for its sentence tasks, `index` and `search` for its retrieval tasks.
 
-Read `MtebModel`. Dense, BM25, fused and int8 systems all search through it, exactly, with excluded documents removed
-before the cut and candidate lists ranked whole. It keeps every run and every count of cut texts, which mteb's own
-results leave out. This module knows nothing of suites.
+Read `MtebModel`. Dense, BM25, fused and int8 systems all search through it, exactly (an index not so), with excluded
+documents removed before the cut and candidate lists ranked whole. It keeps every run and every count of cut texts,
+which mteb's own results leave out. This module knows nothing of suites.
 """
 
 from collections.abc import Callable, Mapping, Sequence

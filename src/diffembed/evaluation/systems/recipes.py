@@ -7,7 +7,7 @@ echo        causal attention, the text read twice, the second copy averaged
 llm2vec     opened attention, mean, over an MNTP adapter: llm2vec@BASE+ADAPTER[+ADAPTER]
 hybrid      the named system fused with BM25 by reciprocal rank
 int8        the named system with document vectors of one byte per component
-index       the named system through the approximate search of an index, however few the documents; encodes anew
+index       the first ten hits of the named system in an approximate index, however few the documents; encodes anew
 """
 
 from collections.abc import Callable, Sequence

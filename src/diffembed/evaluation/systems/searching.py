@@ -78,6 +78,11 @@ class System(Protocol):
         """Whether instructions reach the network; where not, a narrative is part of the query's text."""
         ...
 
+    @property
+    def ranks_lists(self) -> bool:
+        """Whether it ranks all documents that it is given, lists of candidates too; an index finds the first ten."""
+        ...
+
     def rank(self, task: Searchable, *, top_k: int) -> Ranking:
         """The best `top_k` documents of every query, excluded documents taken out before the cut."""
         ...
@@ -85,6 +90,8 @@ class System(Protocol):
 
 class DenseSystem:
     """Exact cosine search with the vectors of a reader."""
+
+    ranks_lists = True
 
     def __init__(
         self,
@@ -196,6 +203,7 @@ class LexicalSystem:
 
     labels = ("bm25",)
     sends_instructions = False
+    ranks_lists = True
     identities: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self) -> None:
@@ -211,6 +219,8 @@ class LexicalSystem:
 
 class HybridSystem:
     """Dense and lexical runs fused by reciprocal rank."""
+
+    ranks_lists = True
 
     def __init__(self, dense: DenseSystem) -> None:
         self.dense = dense

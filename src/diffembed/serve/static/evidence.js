@@ -5,6 +5,8 @@ import { h } from "./dom.js";
 
 /** Below this strength, as a fraction of the strongest, a word stays untinted, whatever the others add. */
 const FAINTEST = 0.25;
+/** So few words have no typical one among them. */
+const FEW_WORDS = 8;
 const BATCH = 4;
 const IS_WORD = /[\p{L}\p{N}]/u;
 
@@ -20,7 +22,8 @@ function scaleOf(texts) {
     .flatMap((text) => text.pieces.filter(([piece]) => IS_WORD.test(piece)).map((piece) => strengthOf(text, piece)))
     .sort((a, b) => b - a);
   const top = Math.max(strengths[Math.floor(Math.min(strengths.length * 0.01, 3))] ?? 0, 1e-6);
-  return { top, floor: Math.max(strengths[Math.floor(strengths.length / 2)] ?? 0, FAINTEST * top) };
+  const median = strengths.length < FEW_WORDS ? 0 : strengths[Math.floor(strengths.length / 2)];
+  return { top, floor: Math.max(median, FAINTEST * top) };
 }
 
 /** Lines that a file breaks at some width are set as one paragraph; short lines and indented ones are left alone. */

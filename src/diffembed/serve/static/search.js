@@ -40,7 +40,7 @@ export async function update(params, signal) {
   if (!wanted.q) {
     out.replaceChildren(
       nothing("Ask, and see why", `${plural(index.num_rows, "passage")} of ${index.name}, read by ${index.model}. ` +
-        "Every word of an answer is tinted by what it adds to the similarity."),
+        "Words of an answer are tinted by what they add to the similarity beyond most words."),
     );
     ask.question.focus({ preventScroll: true });
     return;
