@@ -370,12 +370,14 @@ def test_engines_are_named_without_paths(embedder: Embedder, tmp_path) -> None:
     assert list(named) == [embedder.name], "the = of a folder parts no name from it"
 
 
-def test_a_folder_is_read_once_for_each_model(embedder: Embedder, tmp_path) -> None:
+def test_a_folder_is_read_once_for_each_model(embedder: Embedder, tmp_path, caplog) -> None:
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.md").write_text("# One\n\n" + "a language model reads. " * 60)
     (tmp_path / "notes" / "b.md").write_text("something else")
     one, two = Engine(embedder), Engine(embedder, name="two")
+    (tmp_path / "notes" / "photo.png").write_bytes(b"\x89PNG")
     assert list(read_documents(tmp_path / "notes", {"one": one})) == ["notes"]
+    assert "another kind of file" in str(caplog.records[-1].facts["files"])
     indexes = read_documents(tmp_path / "notes", {"tiny-gemma3": one, "two": two})
     assert list(indexes) == ["notes (tiny-gemma3)", "notes (two)"]
     with pytest.raises(ConfigError, match="an index and the documents are both called 'notes'"):

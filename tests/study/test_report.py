@@ -164,12 +164,12 @@ def test_what_sets_results_apart_is_said(copied, make_plan, tmp_path, monkeypatc
     record = store.record("train-bi-s0")
     change(store.results / "train-bi-s0" / "node.json", read={**record["read"], "base weights": "others"})
     change(store.results / "contamination.json", plan_key="of another plan")
-    other = make_plan(primary={"margin": 0.1})
+    other = make_plan(primary={"margin": 0.1}, notes=["Chosen afterwards."])
     text = write(other, store, tmp_path, monkeypatch)[0].decode()
     assert "Different code made the evaluate nodes: " in text and "-bi-s0; evaluate-bm25\n" in text
     assert "Not all read the same base weights of tiny-gemma3: " in text and "; train-bi-s0" in text
     assert "**The primary family was changed after the first result:** margin (family.json)." in text
-    assert "check of an earlier plan" in text
+    assert "check of an earlier plan" in text and "**Note:** Chosen afterwards." in text
 
 
 def test_tasks_without_a_common_mean_are_refused(copied, make_plan):

@@ -3,6 +3,7 @@
 Read `SearchIndex`. `DiskIndex` is a built one; `MemoryIndex` lets a user look at a folder without building one.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,8 @@ from diffembed.records import Document, Encoder, Hit, Vectors
 
 if TYPE_CHECKING:
     from diffembed.index import Index
+
+log = logging.getLogger("diffembed.serve")
 
 Mode = Literal["dense", "bm25", "hybrid"]
 
@@ -127,9 +130,12 @@ class MemoryIndex:
         """The passages of everything readable in a folder; files are named relative to it, rows by their ids."""
         # The index has the folder's name already; a row's own id may begin with it, and stays.
         name = name_of(f"{folder.resolve().name}/")
+        corpus = read_corpus(folder)
+        if corpus.skipped:
+            log.warning("passed over in whole or part", extra={"facts": {"files": dict(corpus.skipped)}})
         documents = [
             replace(one, id=one.id.removeprefix(name)) if one.source.endswith(f"/{one.id.removeprefix(name)}") else one
-            for one in read_corpus(folder).documents
+            for one in corpus.documents
         ]
         passages = [replace(passage, source=document.id) for document in documents for passage in make_chunks(document)]
         return cls(encoder, passages, model=model)

@@ -66,6 +66,8 @@ class StudyPlan:
     """Recomputes each layer in the backward pass, in all training."""
     seed: int = 0
     """Of resampling and of generated tasks; >= 0."""
+    notes: tuple[str, ...] = ()
+    """What no number shows and a reader must know, such as a choice made after a result; printed on the report."""
 
     def __post_init__(self) -> None:
         allowed = "it must be the name of a folder: a word without /, and not '..'"

@@ -58,6 +58,7 @@ def make_blocks(findings: Findings, store: Store, *, command: str) -> list[Block
             f"{store.fingerprint(findings.graph)}): `{command}`"
         ),
         *_missing(findings),
+        *(Paragraph(f"**Note:** {note}") for note in findings.plan.notes),
         *_claims(findings),
         *family_blocks(findings, store),
         *_primary(findings),

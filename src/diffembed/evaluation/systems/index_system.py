@@ -18,8 +18,7 @@ from diffembed.evaluation.systems.searching import Ranking, Searchable
 from diffembed.index.index import Index
 from diffembed.index.jobs import add_documents
 from diffembed.index.maintenance import EXACT_ROWS, make_vector_index, tidy
-from diffembed.index.search import NUM_PROBES
-from diffembed.index.settings import IndexSettings, Precision, identify
+from diffembed.index.settings import IndexSettings, identify
 from diffembed.index.store import Store
 from diffembed.records import Document, Encoder, Query
 
@@ -36,22 +35,10 @@ class IndexSystem:
 
     ranks_lists = False
 
-    def __init__(
-        self,
-        encoder: Encoder,
-        *,
-        label: str,
-        precision: Precision = "float32",
-        exact_rows: int = EXACT_ROWS,
-        num_probes: int = NUM_PROBES,
-        sends_instructions: bool = True,
-    ) -> None:
-        """exact_rows: 0 searches approximately however small the corpus is."""
+    def __init__(self, encoder: Encoder, *, label: str, sends_instructions: bool = True) -> None:
+        """sends_instructions: False for encoders that were never trained with instructions."""
         self.encoder = encoder
         self.label = label
-        self.precision = precision
-        self.exact_rows = exact_rows
-        self.num_probes = num_probes
         self.sends_instructions = sends_instructions
         self._folder = tempfile.TemporaryDirectory(prefix="diffembed-index-")
         self._corpus: tuple[Sequence[Document], Index] | None = None
@@ -102,7 +89,6 @@ class IndexSystem:
                 model_hash=identify(self.encoder),
                 dim=self.encoder.dim,
                 chunks=ChunkPolicy(kind="whole"),
-                precision=self.precision,
             )
             if self._corpus is not None:
                 shutil.rmtree(self._corpus[1].folder, ignore_errors=True)
@@ -113,8 +99,8 @@ class IndexSystem:
             titled = (one if one.text.strip() else replace(one, text=one.title, title="") for one in corpus)
             add_documents(store, [one for one in titled if one.text.strip()], self.encoder)
             tidy(store)
-            if self.exact_rows < len(corpus) <= EXACT_ROWS:
+            # Beyond EXACT_ROWS `tidy` has made it.
+            if store.refresh().count_rows() <= EXACT_ROWS:
                 make_vector_index(store)
-            index = Index(store, self.encoder, exact_rows=self.exact_rows, num_probes=self.num_probes)
-            self._corpus = (corpus, index)
+            self._corpus = (corpus, Index(store, self.encoder, exact_rows=0))
         return self._corpus[1]

@@ -102,7 +102,7 @@ class SystemGroup:
     def _indexed(self, encoder: Encoder, sends_instructions: bool) -> System:
         from diffembed.evaluation.systems.index_system import IndexSystem
 
-        return IndexSystem(encoder, label=self.labels[0], exact_rows=0, sends_instructions=sends_instructions)
+        return IndexSystem(encoder, label=self.labels[0], sends_instructions=sends_instructions)
 
     def _load(self, spec: SystemSpec, dtype: str) -> "Embedder":
         from diffembed.embedding.embedder import Embedder
