@@ -52,6 +52,21 @@ def test_exact_search_equals_sorting_all_cosines():
         assert list(run[query.id].values()) == pytest.approx(np.sort(cosine[row])[::-1][:10], abs=1e-6)
 
 
+def test_the_best_of_a_documents_vectors_counts():
+    rng = np.random.default_rng(1)
+    parts, queries = rng.normal(size=(9, 8)).astype(np.float32), rng.normal(size=(3, 8)).astype(np.float32)
+    records = [Query(id=f"q{number}", text="") for number in range(3)]
+    run = search_vectors(queries, records, parts, ORDER, first_row_N=np.array([0, 1, 5, 8]))
+    every = search_vectors(queries, records, parts, DocumentOrder(list("a1234567d")))
+    for query in records:
+        found = every[query.id]
+        best = {"a": found["a"], "b": max(found[n] for n in "1234"), "c": max(found[n] for n in "567"), "d": found["d"]}
+        assert run[query.id] == pytest.approx(best) and list(run[query.id]) == sorted(best, key=best.get, reverse=True)
+    parts[6, 0] = np.nan
+    with pytest.raises(InputError, match="vector of document 'c' is NaN"):
+        search_vectors(queries, records, parts, ORDER, first_row_N=np.array([0, 1, 5, 8]))
+
+
 def test_unusable_vectors_are_refused_by_name():
     good, query = np.ones((4, 3), np.float32), [Query(id="q", text="")]
     bad = good.copy()

@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 
+from diffembed import Embedder
+from diffembed.documents import ChunkPolicy, cut_document
 from diffembed.errors import ConfigError, UnknownNameError
 from diffembed.evaluation.scoring import score_task
 from diffembed.evaluation.suites.folders import read_folder
@@ -8,6 +10,8 @@ from diffembed.evaluation.systems.echo import read_echo
 from diffembed.evaluation.systems.identity import hash_weights, identify
 from diffembed.evaluation.systems.recipes import E5_TEMPLATE, group_names, limited
 from diffembed.evaluation.systems.searching import HybridSystem, LexicalSystem
+from diffembed.evaluation.tasks import Task
+from diffembed.records import Document, Query
 
 
 def labels(*names):
@@ -102,13 +106,43 @@ def test_echo_reads_twice_and_pools_the_second_copy(embedder):
 
 def test_hybrid_int8_and_baselines_open(beir_folder):
     (task,) = read_folder(beir_folder)
-    for name, label in (("hybrid@random", "random+bm25"), ("int8@random", "random+int8"), ("bm25", "bm25")):
+    for name, label in (
+        ("hybrid@random", "random+bm25"),
+        ("int8@random", "random+int8"),
+        ("maxp@random", "random+maxp"),
+        ("bm25", "bm25"),
+    ):
         (group,) = group_names([name])
         system = group.open()
         assert group.labels == system.labels == (label,)
         assert set(score_task(system, task)) == {label}
     assert isinstance(group_names(["hybrid@random"])[0].open(), HybridSystem)
     assert isinstance(group_names(["bm25"])[0].open(), LexicalSystem)
+
+
+def test_a_document_is_as_near_as_its_nearest_passage():
+    sea = "The ship sailed on through fog and rain to the north. " * 100
+    corpus = [
+        Document(id="long", text=f"{sea}\n\nThe secret word is heliotrope.\n\n{sea}"),
+        Document(id="short", text="A secret is a word that nobody is to know."),
+        Document(id="blank", title="The secret", text="\n"),
+    ]
+    task = Task(
+        name="hidden", corpus=corpus, queries=[Query(id="q", text="secret word heliotrope")], qrels={"q": {"long": 1}}
+    )
+    whole, passages = (group_names([name])[0].open(dtype="float32") for name in ("tiny", "maxp@tiny"))
+    ranking = passages.rank(task, top_k=3)
+    embedder = Embedder.load("tiny", dtype="float32")
+    query = embedder.encode_queries(["secret word heliotrope"], task.instruction)
+    parts = [[part.full_text for part in cut_document(one, ChunkPolicy())] for one in corpus]
+    assert len(parts[0]) > 10 and len(parts[1]) == 1 and not parts[2]
+    near = [
+        float(embedder.similarity(query, embedder.encode_documents(part or ["The secret"])).max()) for part in parts
+    ]
+    found = ranking.runs["tiny+maxp"]["q"]
+    assert [found[one.id] for one in corpus] == pytest.approx(near, abs=1e-5)
+    assert found["long"] > whole.rank(task, top_k=3).runs["tiny"]["q"]["long"]
+    assert ranking.documents.num_texts == len(parts[0]) + 2
 
 
 def test_search_through_an_index_scores_as_exact_search_where_nothing_is_missed(beir_folder):

@@ -43,7 +43,7 @@ def evaluate(
     ----------
     model
         NAME[:causal|:bidirectional][:POOLING] with a name of `diffembed models`, a folder or a hub id; bm25; random; or
-        RECIPE@NAME with e5-style, echo, llm2vec (BASE+ADAPTER), hybrid, int8 or index.
+        RECIPE@NAME with e5-style, echo, llm2vec (BASE+ADAPTER), hybrid, int8, maxp or index.
     suites
         Names that --list shows, mteb:TASK, or folders of tasks in BEIR's or FollowIR's layout.
     data

@@ -86,14 +86,19 @@ def search_vectors(
     *,
     top_k: int = 1000,
     candidates: Mapping[str, Sequence[str]] | None = None,
+    first_row_N: NDArray[np.int64] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Run of exact cosine search.
 
     candidates: query id -> the only documents to rank for it; a query missing there raises InputError.
+    first_row_N: where a document has several vectors, row of its first; its best vector counts.
     Raises InputError for vectors that are NaN, of another count or of another width.
     """
     queries_QD = _unit(query_vectors, [query.id for query in queries], "query")
-    documents_ND = _unit(document_vectors, order.ids, "document")
+    ids_N: Sequence[str] = order.ids
+    if first_row_N is not None:
+        ids_N = np.repeat(order.ids, np.diff(first_row_N, append=len(document_vectors))).tolist()
+    documents_ND = _unit(document_vectors, ids_N, "document")
     if queries_QD.shape[1] != documents_ND.shape[1]:
         raise InputError(
             f"query vectors have dim {queries_QD.shape[1]} but document vectors have dim {documents_ND.shape[1]}"
@@ -102,6 +107,8 @@ def search_vectors(
     block = max(1, SCORES_PER_BLOCK // max(1, len(documents_ND)))
     for start in range(0, len(queries), block):
         scores_QN = queries_QD[start : start + block] @ documents_ND.T
+        if first_row_N is not None:
+            scores_QN = np.maximum.reduceat(scores_QN, first_row_N, axis=1)
         for query, scores_N in zip(queries[start : start + block], scores_QN, strict=True):
             run[query.id] = top_hits(scores_N, order, query, top_k=top_k, candidates=_only(candidates, query))
     return run

@@ -7,6 +7,7 @@ echo        causal attention, the text read twice, the second copy averaged
 llm2vec     opened attention, mean, over an MNTP adapter: llm2vec@BASE+ADAPTER[+ADAPTER]
 hybrid      the named system fused with BM25 by reciprocal rank
 int8        the named system with document vectors of one byte per component
+maxp        the named system over the passages that a search reads, the best of a document counting
 index       the first ten hits of the named system in an approximate index, however few the documents; encodes anew
 """
 
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from diffembed.backbones.registry import find_model
+from diffembed.documents import ChunkPolicy
 from diffembed.embedding.checkpoint import checkpoint_folder
 from diffembed.embedding.text import TextTemplate
 from diffembed.errors import ConfigError, UnknownNameError
@@ -28,9 +30,9 @@ from diffembed.records import Encoder
 if TYPE_CHECKING:
     from diffembed.embedding.embedder import Embedder
 
-Recipe = Literal["e5-style", "echo", "llm2vec", "hybrid", "int8", "index"]
+Recipe = Literal["e5-style", "echo", "llm2vec", "hybrid", "int8", "maxp", "index"]
 RECIPES: tuple[Recipe, ...] = get_args(Recipe)
-_MARKS = {"hybrid": "bm25", "int8": "int8", "index": "index"}
+_MARKS = {"hybrid": "bm25", "int8": "int8", "maxp": "maxp", "index": "index"}
 """Recipe -> what is added to the name of the system that it is applied to."""
 E5_TEMPLATE = TextTemplate(instruction_format="Instruct: {instruction}\nQuery: ", appends_eos=True)
 """Source: Wang et al. 2024 (arXiv 2401.00368)."""
@@ -55,7 +57,7 @@ class SystemGroup:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Names used in tables: as typed, but `NAME+bm25` for a hybrid, `NAME+int8` and `NAME+index`."""
+        """Names used in tables: as typed, but `NAME+bm25` for a hybrid, `NAME+int8`, `NAME+maxp` and `NAME+index`."""
         plain = tuple(spec.label for spec in self.specs)
         if self.recipe is None:
             return plain
@@ -96,7 +98,8 @@ class SystemGroup:
 
     def _dress(self, reader: Reader, sends_instructions: bool) -> System:
         precision: Literal["float32", "int8"] = "int8" if self.recipe == "int8" else "float32"
-        system = DenseSystem(reader, precision=precision, sends_instructions=sends_instructions)
+        chunks = ChunkPolicy() if self.recipe == "maxp" else None
+        system = DenseSystem(reader, precision=precision, chunks=chunks, sends_instructions=sends_instructions)
         return HybridSystem(system) if self.recipe == "hybrid" else system
 
     def _indexed(self, encoder: Encoder, sends_instructions: bool) -> System:
