@@ -36,7 +36,7 @@ test: install
 	OMP_NUM_THREADS=1 $(PYTEST) --numprocesses 2 -m "not slow"
 
 test-slow: install
-	OMP_NUM_THREADS=1 $(PYTEST) --numprocesses 2 --dist loadfile --durations 12 -m slow
+	OMP_NUM_THREADS=1 $(PYTEST) --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 12 -m slow
 
 bench: install
 	$(BIN)/python -m benchmarks.encode

@@ -241,6 +241,8 @@ def test_names_twice_or_none_are_refused(words):
         compare(["tiny:causal:last", "tiny:last:causal"], tasks=TASKS)
     with pytest.raises(ConfigError, match="no system to compare"):
         compare([], tasks=TASKS)
+    with pytest.raises(ConfigError, match="diffembed evaluate index@tiny SUITE; name tiny here"):
+        compare(["bm25", "index@tiny"], tasks=TASKS)
 
 
 def test_poolings_of_one_pass_score_as_they_do_alone():

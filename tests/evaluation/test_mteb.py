@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from diffembed.errors import CheckpointError, ConfigError, InputError, UnknownNameError
+from diffembed.errors import CheckpointError, ConfigError, DiffEmbedError, InputError, UnknownNameError
 from diffembed.evaluation.hub import running as hub
 from diffembed.evaluation.hub.adapter import BRIGHT_V1, MtebModel
 from diffembed.evaluation.hub.running import evaluate_hub, find_mteb_tasks, result_name, run_task
@@ -222,15 +222,16 @@ def test_a_hub_that_takes_no_connection_is_not_asked_again(monkeypatch):
     assert asked == [("huggingface.co", 443), ("mirror.example", 443)]
 
 
-def test_a_score_that_mteb_does_not_share_is_refused(plain, words, tmp_path, monkeypatch):
+def test_a_score_that_mteb_does_not_share_stops_the_run(plain, words, tmp_path, monkeypatch):
     evaluate_run = hub.evaluate_run
 
     def wrong(qrels, run, measures):
         return {name: dict.fromkeys(values, 0.3) for name, values in evaluate_run(qrels, run, measures).items()}
 
     monkeypatch.setattr(hub, "evaluate_run", wrong)
-    with pytest.raises(InputError, match=r"mteb gives nDCG@10 0\.\d+, the same run gives 0\.30000"):
-        run_task(retrieval_task(plain), DenseSystem(read_with(words)), label="words", out=tmp_path, config=CONFIG)
+    suite = Suite(name="mine", purpose="test", about="", mteb_tasks=("NFCorpus",))
+    with pytest.raises(DiffEmbedError, match=r"mteb gives nDCG@10 0\.\d+, the same run gives 0\.30000"):
+        evaluate_hub(suite, Group(words), out=tmp_path, config=CONFIG, tasks=[retrieval_task(plain)])
 
 
 def test_suites_name_tasks_that_mteb_has():

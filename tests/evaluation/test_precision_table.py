@@ -58,6 +58,15 @@ def test_rows_equal_a_search_by_hand(beir_folder, cache):
     assert len({round(row.score.value, 6) for row in table.rows}) > 1, "codes that change nothing test nothing"
 
 
+def test_passages_are_measured_as_passages(beir_folder, cache):
+    (beir_folder / "corpus.jsonl.zst").unlink()
+    sea = "It rains on the sea and on the ships. " * 40
+    rows = [{"_id": name, "text": f"{name}.\n\n{sea}"} for name in ("cats", "dogs", "rust", "lisp")]
+    (beir_folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    table = measure_precision("maxp@tiny-qwen2", str(beir_folder), dims=(32,))
+    assert table.rows[0].precision == "float32" and table.rows[0].kept == 1.0
+
+
 def test_a_system_that_finds_nothing_keeps_nothing(cache, tmp_path):
     folder = tmp_path / "haystack"
     (folder / "qrels").mkdir(parents=True)

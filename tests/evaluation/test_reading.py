@@ -1,9 +1,12 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
 from diffembed.errors import CheckpointError, ConfigError, InputError
+from diffembed.evaluation.systems import vector_cache
 from diffembed.evaluation.systems.reading import CHARACTERS_PER_BLOCK, Reader, read_with
-from diffembed.evaluation.systems.vector_cache import VectorCache, hash_texts
+from diffembed.evaluation.systems.vector_cache import VectorCache, hash_texts, vectors_folder
 
 TEXTS = ["one two", "three", "one two", "four five six seven"]
 
@@ -26,6 +29,26 @@ def test_a_second_reader_reads_from_disk(words, tmp_path):
     words.read.clear()
     read_with(words, cache_folder=tmp_path, key="another model").read(TEXTS, "document")
     assert len(words.read) == 3
+
+
+def test_two_processes_may_write_the_same_texts_in_another_order(words, tmp_path):
+    one, other = (read_with(words, cache_folder=tmp_path, key="k") for _ in range(2))
+    # Blocks follow the order of lengths, and equal lengths that of the texts.
+    one.read(["aa", "bb"], "document")
+    other.read(["bb", "aa"], "document")
+    kept, reading = one.read(["aa", "bb"], "document")
+    assert reading.num_encoded == 0 and np.array_equal(kept["words"], words.encode(["aa", "bb"])[0])
+
+
+@pytest.mark.parametrize("what", ["library", "architecture"])
+def test_what_makes_vectors_beside_the_weights_has_a_cache_of_its_own(what, monkeypatch):
+    before = vectors_folder()
+    if what == "library":
+        monkeypatch.setattr(vector_cache.metadata, "version", lambda name: "99.0")
+    else:
+        family = dataclasses.replace(vector_cache.FAMILIES["bert"], pools_special_tokens=False)
+        monkeypatch.setitem(vector_cache.FAMILIES, "bert", family)
+    assert vectors_folder() != before and vectors_folder().parent == before.parent
 
 
 def test_kind_and_instruction_are_part_of_the_key(words, tmp_path):

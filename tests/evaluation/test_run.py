@@ -5,7 +5,8 @@ import shutil
 import pytest
 
 from diffembed.cli import main
-from diffembed.errors import CheckpointError, ConfigError, EmptyInputError
+from diffembed.errors import CheckpointError, ConfigError, EmptyInputError, UnknownNameError
+from diffembed.evaluation import suite_runs
 from diffembed.evaluation.reports.markdown import render_markdown
 from diffembed.evaluation.reports.page import render_report
 from diffembed.evaluation.reports.table import print_comparison
@@ -39,6 +40,20 @@ def test_a_run_is_kept_and_resumed_task_by_task(beir_folder, words, tmp_path):
     assert words.read and load_result(folder).value == first.of("topics", "words")["topics"].value
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [line["system"] for line in lines] == ["bm25", "words", "words"]
+
+
+def test_tasks_are_those_of_the_suites_that_have_them(beir_folder, sts_folder, words, monkeypatch):
+    suites = [str(beir_folder), str(sts_folder)]
+    runs = run_suites([words], suites, tasks=["topics"])
+    assert {row.task for row in runs.rows} == {"topics"}
+    with pytest.raises(UnknownNameError, match=rf"no task in topics, {sts_folder.name} 'topic'.*did you mean 'topics'"):
+        run_suites([words], suites, tasks=["topic"])
+    asked = []
+    monkeypatch.setattr(
+        suite_runs, "_run_hub", lambda models, suite, *rest: (asked.append(suite.mteb_tasks), ([], []))[1]
+    )
+    run_suites(["bm25"], [str(beir_folder), "mteb-15"], tasks=["topics", "SciFact"])
+    assert asked == [("SciFact",)]
 
 
 def test_results_of_other_data_settings_or_weights_are_not_mixed(beir_folder, words, tmp_path):

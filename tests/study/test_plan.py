@@ -221,8 +221,18 @@ def test_tasks_of_folders_are_known_by_the_names_of_their_files(values, suites):
         return load(values | {"primary": primary, "evaluation": {**values["evaluation"], "suites": suites | more}})
 
     folders = {"data/tables": [], "data/labels": [], "data/pairs/pairs.tsv": []}
-    for task in ("finding", "likeness", "labels-classification", "labels-clustering", "pairs.tsv"):
+    for task in ("finding", "likeness", "labels-classification", "pairs.tsv"):
         assert skill(task, **folders).primary.skills == {"some": (task,)}
+    with pytest.raises(ConfigError, match="labels-clustering has one value for all its texts"):
+        skill("labels-clustering", **folders)
+    assert skill("banking77-classification", general=["banking77"]).primary.skills == {
+        "some": ("banking77-classification",)
+    }
+    with pytest.raises(UnknownNameError, match="no task 'banking77'"):
+        skill("banking77", general=["banking77"])
+    together = {**values["primary"], "skills": {"some": ["finding", "likeness"]}}
+    with pytest.raises(ConfigError, match="likeness is a rank correlation over pairs"):
+        load(values | {"primary": together, "evaluation": {**values["evaluation"], "suites": suites | folders}})
     for task in ("findin", "tables", "pairs", "labels", "test"):
         with pytest.raises(UnknownNameError, match=rf"plan\.yaml: primary\.skills\.some: no task '{task}'"):
             skill(task, **folders)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from diffembed.errors import ConfigError
+from diffembed.errors import CheckpointError, ConfigError
 from diffembed.evaluation.results import load_result, save_result
 from diffembed.evaluation.statistics.measures import spearman
 from diffembed.evaluation.statistics.significance import Comparison, Interval, holm
@@ -257,6 +257,16 @@ def test_what_attention_alone_changes_is_compared_though_no_arm_declares_it(copi
     assert pairs[:2] == [("ar-mean", "ar-cpt"), ("bi", "ar-mean")] and pairs.count(("bi", "ar-mean")) == 1
 
 
+def test_a_damaged_result_names_the_node_to_remove(copied):
+    plan, store = copied
+    (damaged,) = (store.results / "evaluate-bi-s0").glob("*/finding/queries.parquet")
+    damaged.write_bytes(b"no parquet")
+    with pytest.raises(
+        CheckpointError, match=r"in a result of evaluate-bi-s0; remove \S+/evaluate-bi-s0 to have it run"
+    ):
+        find(plan, store)
+
+
 def test_results_of_another_plan_are_not_reported(copied, make_plan):
     _, store = copied
     other = make_plan(arms={"bi": {"attention": "bidirectional", "pooling": "last"}})
@@ -291,6 +301,11 @@ def test_verdicts_follow_from_intervals_and_corrected_p_values(make_plan):
     assert parity["general"].verdict == "holds here"
     wide = verdicts(plan, made("general", "bi", -0.15, 0.1, 0.9), made("general", "ar-cpt", -0.1, 0.1, 0.9))
     assert wide["general"].verdict.startswith("is not shown here")
+    loss = verdicts(plan, made("general", "bi", -0.05, -0.01, 0.01), made("general", "ar-cpt", 0.01, 0.02, 0.01))
+    assert loss["general"].verdict == "holds in part: the other comparisons are behind, by how much is undecided"
+    assert "which is a loss; whether by more than 2.0 points is undecided" in loss["general"].reasons[0]
+    far = verdicts(plan, made("general", "bi", -0.05, -0.03, 0.01))
+    assert far["general"].verdict.startswith("does not hold here")
 
 
 @pytest.mark.parametrize(("num_seeds", "said"), [((1, 3), "one seed"), ((3, 5), "3 seeds, too few"), ((5, 5), "")])

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -161,6 +162,20 @@ def test_rows_may_be_named_by_a_variable(make_plan, data, monkeypatch):
     named, plain = make_plan(fine_tuning={"data": {"sources": sources}}), make_plan()
     found = hash_inputs(make_graph(named)["train-bi-s0"])
     assert found["${SOME_FOLDER}/rows.jsonl"] == hash_inputs(make_graph(plain)["train-bi-s0"])[str(data / "rows.jsonl")]
+
+
+def test_a_corpus_that_a_task_points_to_is_read_too(make_plan):
+    task = Path("data/finding")
+    before = hash_inputs(make_graph(make_plan())["evaluate-bm25"])
+    Path("elsewhere").mkdir()
+    (task / "corpus.jsonl").rename("elsewhere/corpus.jsonl")
+    (task / "CORPUS").write_text("corpus = ../../elsewhere/corpus.jsonl\n", encoding="utf-8")
+    pointed = hash_inputs(make_graph(make_plan())["evaluate-bm25"])
+    assert pointed.keys() - before.keys() == {"data/finding/corpus"}
+    with Path("elsewhere/corpus.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"_id": "more", "text": "Another document."}) + "\n")
+    changed = hash_inputs(make_graph(make_plan())["evaluate-bm25"])
+    assert {name for name in changed if changed[name] != pointed[name]} == {"data/finding/corpus"}
 
 
 def test_what_a_node_needs_comes_first(make_plan, store):

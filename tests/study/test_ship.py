@@ -160,7 +160,7 @@ def test_the_card_counts_shared_documents_and_nothing_else(copied, tmp_path):
     path.write_text(json.dumps({**stored, "findings": findings}), encoding="utf-8")
     (shipped, _) = ship(plan, store, tmp_path / "shipped")
     card = (shipped.folder / "README.md").read_text(encoding="utf-8")
-    assert "- 2 gold documents of finding stand in the training data too, without their queries.\n" in card
+    assert "- 2 gold documents of finding stand in the study's training data too, without their queries.\n" in card
 
 
 @pytest.mark.parametrize(

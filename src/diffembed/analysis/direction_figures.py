@@ -96,6 +96,9 @@ def _clean(axis: Any) -> None:
 
 def _save(figure: Any, path: Path | str) -> None:
     """In the format of the file's suffix (.svg or .png), whole or not at all."""
-    with atomic_file(path) as part:
-        figure.savefig(part, format=Path(path).suffix.removeprefix("."), dpi=130, metadata={"Date": None} if
-                       Path(path).suffix == ".svg" else None)  # fmt: skip
+    import matplotlib
+
+    kind = Path(path).suffix.removeprefix(".")
+    # Words stay words, which a reader can search and a program can find.
+    with atomic_file(path) as part, matplotlib.rc_context({"svg.fonttype": "none"}):
+        figure.savefig(part, format=kind, dpi=130, metadata={"Date": None} if kind == "svg" else None)

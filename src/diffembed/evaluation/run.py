@@ -12,7 +12,7 @@ from diffembed.errors import CheckpointError, ConfigError, EmptyInputError
 from diffembed.evaluation.results import has_result, load_result, save_result, slug
 from diffembed.evaluation.scoring import TaskResult, can_score, score_task
 from diffembed.evaluation.suites.instructions import Prompts
-from diffembed.evaluation.suites.named import COUNTED_BY, SUITES, Suite, find_suite, find_suites
+from diffembed.evaluation.suites.named import COUNTED_BY, SUITES, Suite, find_suite, find_suites, share_tasks
 from diffembed.evaluation.suites.reading import read_tasks
 from diffembed.evaluation.systems.reading import read_with
 from diffembed.evaluation.systems.recipes import SystemGroup, group_names
@@ -76,8 +76,9 @@ def evaluate(
     """Scores models on offline suites.
 
     models: names (`recipes.group_names`) or encoders. suites: names, or folders of tasks. out: run folder; `None` keeps
-    nothing but vectors. data: the data folder; `None` takes DIFFEMBED_DATA. tasks: only these of each suite.
-    keeps_vectors: documents are encoded once per model and kept in the user's cache. notify: receives progress lines.
+    nothing but vectors. data: the data folder; `None` takes DIFFEMBED_DATA. tasks: only these; a suite that has none of
+    them is passed over. keeps_vectors: documents are encoded once per model and kept in the user's cache. notify:
+    receives progress lines. Raises UnknownNameError for a task that no suite has.
     Raises CheckpointError when `out` holds results of other settings, other data or another model.
     """
     config = config or EvaluateConfig()
@@ -92,8 +93,8 @@ def evaluate(
     cache = vectors_folder() if keeps_vectors else None
     results: dict[str, list[TaskResult]] = {}
     skipped: list[str] = []
-    for suite in chosen:
-        read = list(read_tasks(suite, data=data, prompts=config.prompts, counted_by=config.counted_by, names=tasks,
+    for suite, own in share_tasks(chosen, tasks):
+        read = list(read_tasks(suite, data=data, prompts=config.prompts, counted_by=config.counted_by, names=own,
                                seed=config.seed))  # fmt: skip
         for group in groups:
             runner = _Runner(suite, group, folder, config, cache, notify)

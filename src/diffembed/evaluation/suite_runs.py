@@ -17,7 +17,7 @@ from diffembed.evaluation.reports.summary import SummaryRow, make_rows
 from diffembed.evaluation.run import EvaluateConfig, Evaluation, evaluate
 from diffembed.evaluation.scoring import TaskResult
 from diffembed.evaluation.suite_comparison import compare_results
-from diffembed.evaluation.suites.named import Suite, find_suite, find_suites
+from diffembed.evaluation.suites.named import Suite, find_suite, find_suites, share_tasks
 from diffembed.evaluation.suites.reading import read_tasks
 from diffembed.evaluation.systems.recipes import group_names
 from diffembed.evaluation.systems.vector_cache import vectors_folder
@@ -58,16 +58,18 @@ def run_suites(
     results: dict[str, list[TaskResult]] = {}
     notes: list[str] = []
     comparisons: list[Comparison] = []
-    for name, suite in zip(suites, chosen, strict=True):
+    given = {suite.name: name for suite, name in zip(chosen, suites, strict=True)}
+    for suite, own in share_tasks(chosen, tasks):
         started = time.perf_counter()
         if suite.mteb_tasks:
-            results[suite.name], missing = _run_hub(models, suite, out, config, notify)
+            wanted = dataclasses.replace(suite, mteb_tasks=own or suite.mteb_tasks)
+            results[suite.name], missing = _run_hub(models, wanted, out, config, notify)
             notes.extend(missing)
             for note in missing:
                 if notify is not None:
                     notify(note)
             continue
-        evaluation = evaluate(models, [name], out=out, data=data, tasks=tasks, config=config, notify=notify)
+        evaluation = evaluate(models, [given[suite.name]], out=out, data=data, tasks=own, config=config, notify=notify)
         results[suite.name] = list(evaluation.results[suite.name])
         notes.extend(evaluation.skipped)
         for note in evaluation.skipped:
@@ -75,7 +77,7 @@ def run_suites(
                 notify(note)
         if not results[suite.name]:
             continue
-        read = list(read_tasks(suite, data=data, prompts=config.prompts, counted_by=config.counted_by, names=tasks,
+        read = list(read_tasks(suite, data=data, prompts=config.prompts, counted_by=config.counted_by, names=own,
                                seed=config.seed))  # fmt: skip
         seconds = time.perf_counter() - started
         comparisons.append(

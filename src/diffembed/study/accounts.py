@@ -84,7 +84,8 @@ def cost_blocks(findings: Findings, store: Store) -> list[Block]:
         Paragraph(
             "Equal tokens are a control of the data, not of the compute: the objectives predict different shares of "
             "what they read." + sliding + " One seed, on average; PFLOP: adaptation and fine-tuning, counted from "
-            "the shapes."
+            "the shapes. Hours and tokens/s are of the processors below, partly beside other work: they cannot be "
+            "compared between arms, PFLOP can."
         ),
         Table(
             ["arm", "predicted in adaptation", "adapt, h", "fine-tune, h", "tokens/s", "evaluate, h", "PFLOP", "keys"],

@@ -17,7 +17,6 @@ from diffembed.evaluation.suites.named import SUITES
 from diffembed.provenance import choices, hash_config
 from diffembed.study.plan import StudyPlan
 from diffembed.study.sections import Objective
-from diffembed.study.suites import result_names
 from diffembed.training.adapt_config import AdaptConfig, ObjectiveConfig
 from diffembed.training.config import ModelConfig, RunConfig, TrainConfig
 
@@ -307,9 +306,13 @@ def _shipped_baselines(plan: StudyPlan) -> list[Node]:
     shipped, evaluated = plan.shipped, plan.evaluation.suites
     if shipped is None or not shipped.baselines:
         return []
-    known = {task for suite, tasks in evaluated.items() if suite in SUITES for task in result_names(suite, tasks)}
+    known = {
+        task for suite, tasks in evaluated.items() if suite in SUITES for task in tasks or SUITES[suite].task_names
+    }
     beyond = {
-        suite: tuple(task for task in result_names(suite, tasks) if task not in known) if suite in SUITES else tasks
+        suite: tuple(task for task in tasks or SUITES[suite].task_names if task not in known)
+        if suite in SUITES
+        else tasks
         for suite, tasks in shipped.suites.items()
         if evaluated.get(suite) != tasks
     }

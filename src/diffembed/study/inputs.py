@@ -10,6 +10,7 @@ from pathlib import Path
 from diffembed.backbones.registry import MODELS
 from diffembed.embedding.checkpoint import checkpoint_folder
 from diffembed.errors import ConfigError, InputError, UnknownNameError
+from diffembed.evaluation.suites.folders import find_corpus
 from diffembed.evaluation.suites.named import SUITES, find_suite
 from diffembed.evaluation.suites.reading import HAY_FILE, data_folder, find_place
 from diffembed.provenance import hash_file, hash_text
@@ -56,6 +57,8 @@ def _inputs(node: Node) -> Iterator[tuple[str, Path]]:
                 yield from ((f"{source.path}/{name}", place / name) for name in source.sets)
             elif source.path is not None:
                 yield source.path, root / resolve_path(source.path)
+            if source.documents is not None and (folder := root / resolve_path(source.documents)).is_dir():
+                yield source.documents, folder
             for name in (source.exclude, source.buried_in):
                 if name is not None:
                     yield name, root / resolve_path(name)
@@ -111,12 +114,21 @@ def _task_files(config: ScoreConfig) -> Iterator[tuple[str, Path]]:
             if tasks and spec.name not in tasks:
                 continue
             if name not in SUITES:
-                yield name, Path(spec.place)
+                yield from _task_folder(name, Path(spec.place))
                 continue
             if spec.is_hidden:
                 yield HAY_FILE, data_folder(None) / HAY_FILE
+                if config.counted_by != "words" and (folder := named_folder(config.counted_by)) is not None:
+                    yield config.counted_by, folder
             if spec.place:
-                yield spec.place, find_place(spec)
+                yield from _task_folder(spec.place, find_place(spec))
+
+
+def _task_folder(name: str, place: Path) -> Iterator[tuple[str, Path]]:
+    """A folder or table, and the corpus that the folder points to."""
+    yield name, place
+    if (place / "CORPUS").is_file():
+        yield f"{name}/corpus", find_corpus(place)
 
 
 def hash_path(path: Path) -> str:

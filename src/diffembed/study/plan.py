@@ -13,7 +13,6 @@ from diffembed.backbones.registry import MODELS, find_model
 from diffembed.backbones.shapes import native_config
 from diffembed.data.files import row_file_stem
 from diffembed.errors import ConfigError, UnknownNameError, require
-from diffembed.evaluation.suites.named import find_suite
 from diffembed.evaluation.systems.recipes import group_names
 from diffembed.study.sections import (
     FACTORS,
@@ -29,7 +28,7 @@ from diffembed.study.sections import (
     ShippedPlan,
     named_folder,
 )
-from diffembed.study.suites import check_suite, places_of, refuse_namesakes, result_names, suite_name
+from diffembed.study.suites import Kind, check_suite, places_of, refuse_namesakes, result_kinds
 from diffembed.training.config import DataConfig, OptimiserConfig
 from diffembed.training.settings import read_config, resolve_name
 
@@ -263,23 +262,23 @@ def load_plan(path: Path | str, overrides: Sequence[str] = ()) -> StudyPlan:
     _check_ranges(path, plan)
     for place, suites, _ in _suites(plan):
         refuse_namesakes(f"{path}: {place}", suites)
-    known = [task for suite, tasks in plan.evaluation.suites.items() for task in result_names(suite, tasks)]
+    kinds: dict[str, Kind] = {}
+    for suite, tasks in plan.evaluation.suites.items():
+        kinds |= result_kinds(suite, tasks)
     for skill, tasks in plan.primary.skills.items():
+        place = f"{path}: primary.skills.{skill}"
         for task in tasks:
-            if task not in known:
-                raise UnknownNameError(f"{path}: primary.skills.{skill}: {UnknownNameError.of('task', task, known)}")
-    pairs = {
-        spec.name
-        for suite in plan.evaluation.suites
-        for spec in find_suite(suite_name(suite)).tasks
-        if spec.place.endswith(".tsv") and not spec.is_hidden
-    }
-    for skill, tasks in plan.primary.skills.items():
-        if len(tasks) > 1 and (odd := [task for task in tasks if task in pairs]):
-            raise ConfigError(
-                f"{path}: primary.skills.{skill}: {odd[0]} is a rank correlation over pairs, which has no mean over "
-                "queries to average with other tasks; give it a skill of its own"
-            )
+            if task not in kinds:
+                raise UnknownNameError(f"{place}: {UnknownNameError.of('task', task, tuple(kinds))}")
+            if kinds[task] == "clusters":
+                raise ConfigError(
+                    f"{place}: {task} has one value for all its texts, which no test can redraw; leave it out"
+                )
+            if kinds[task] == "pairs" and len(tasks) > 1:
+                raise ConfigError(
+                    f"{place}: {task} is a rank correlation over pairs, which has no mean over queries to average with "
+                    "other tasks; give it a skill of its own"
+                )
     return plan
 
 

@@ -87,7 +87,8 @@ def _what_it_is(plan: StudyPlan) -> str:
     times = f"{min(seeds)} to {max(seeds)} seeds" if min(seeds) < max(seeds) else f"{max(seeds)} seeds"
     times = "one seed" if max(seeds) == 1 else times
     backbones = list(dict.fromkeys(plan.factors(arm)["backbone"] for arm in plan.arms))
-    made = f"{plan.fine_tuning.num_steps} steps of fine-tuning on the same rows in the same order, {times} an arm."
+    steps = sorted({plan.factors(arm)["num_steps"] for arm in plan.arms})
+    made = f"{' or '.join(map(str, steps))} steps of fine-tuning on the same rows in the same order, {times} an arm."
     if len(backbones) > 1:
         return (
             f"{len(backbones)} networks ({', '.join(backbones)}), {adapted}{made} Networks of different pre-training "
@@ -99,8 +100,16 @@ def _what_it_is(plan: StudyPlan) -> str:
         + (f"{once}it would give." if plan.objectives else "")
         + " It tests the objective, at the scale of low-rank adapters, not 580 billion tokens of diffusion "
         "pre-training as the 7B models of arXiv 2505.15045 had; a difference that is absent here may still come with "
-        "scale, and one that is found here needs no scale."
+        "scale, and one that is found here was found without it." + _learning_rates(plan)
     )
+
+
+def _learning_rates(plan: StudyPlan) -> str:
+    if plan.learning_rates is not None:
+        return ""
+    parts = [plan.fine_tuning.optimiser, *([] if plan.adaptation is None else [plan.adaptation.optimiser])]
+    rates = " and ".join(f"{rate:g}" for rate in dict.fromkeys(part.learning_rate for part in parts))
+    return f" No learning rate was tuned: every arm and objective has {rates}, and another may order them otherwise."
 
 
 def _missing(findings: Findings) -> list[Block]:
@@ -129,8 +138,9 @@ def _claims(findings: Findings) -> list[Block]:
         Paragraph(
             "Rules, fixed before any result: an advantage holds where every comparison has its "
             f"{_percent(family.level)} interval above zero and a Holm-corrected p below {1 - family.level:.2f}; parity "
-            f"holds where no interval reaches {100 * family.margin:.1f} points behind. Everything else is undecided, "
-            "and the interval says what remains possible."
+            f"holds where no interval reaches {100 * family.margin:.1f} points behind. An advantage fails where an "
+            "interval lies wholly below zero with such a p, parity where one lies wholly below that margin. Everything "
+            "else is undecided, and the interval says what remains possible."
         )
     )
     return blocks
@@ -161,7 +171,9 @@ def _primary(findings: Findings) -> list[Block]:
         Paragraph(
             f"`{family.subject}` against {', '.join(f'`{name}`' for name in family.controls)}: {num_tests} paired "
             "tests, Holm-corrected together. Points of 100; intervals redraw queries, and seeds "
-            "where there are several. Each objective has one adaptation, whose luck no test can see."
+            "where there are several. A p asks whether the queries alone could make the difference of the very runs "
+            "that were made: where it is small and the interval includes zero, the seeds disagree."
+            + (" Each objective has one adaptation, whose luck no test can see." if findings.plan.objectives else "")
         ),
         Table(_test_columns(family.level), rows),
     ]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from diffembed.backbones.registry import Attention, find_model
+from diffembed.backbones.registry import Attention, find_model, names_folder
 from diffembed.embedding.text import TextTemplate
 from diffembed.errors import UnknownNameError, require
 from diffembed.evaluation.suites.named import COUNTED_BY
@@ -27,11 +27,7 @@ def named_folder(model: str) -> Path | None:
 
     Raises UnknownNameError for a bare word that is none of them.
     """
-    path = Path(model).expanduser()
-    is_folder = find_model(model) is None and (
-        path.exists() or model.startswith((".", "/", "~")) or model.count("/") != 1
-    )
-    return path if is_folder else None
+    return Path(model).expanduser() if find_model(model) is None and names_folder(model) else None
 
 
 def _require_once(place: str, names: Sequence[str]) -> None:

@@ -250,7 +250,7 @@ def _limits(
     ]
     held = Counter(f.task for f in stored_contamination(plan, store).findings if f.kind == "gold document")
     lines += [
-        f"{count:,} gold documents of {task} stand among the study's training rows too, without their queries."
+        f"{count:,} gold documents of {task} stand in the study's training data too, without their queries."
         for task, count in sorted(held.items())
     ]
     if plan.evaluation.seen:

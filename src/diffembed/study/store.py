@@ -175,9 +175,15 @@ class Store:
         shutil.rmtree(before, ignore_errors=True)
 
     def results_of(self, name: str) -> dict[str, TaskResult]:
-        """Task -> result of an evaluate node."""
+        """Task -> result of an evaluate node. Raises CheckpointError where one of them is damaged."""
         folders = sorted((self.results / name).glob("*/*/result.json"), key=_by_number)
-        return {result.task: result for result in (load_result(path.parent) for path in folders)}
+        try:
+            return {result.task: result for result in (load_result(path.parent) for path in folders)}
+        except CheckpointError as error:
+            # Without one task's folder the node would count as done, and its report lack the task.
+            raise CheckpointError(
+                f"{error.__cause__ or error} in a result of {name}; remove {self.results / name} to have it run again"
+            ) from error
 
     def fingerprint(self, graph: Graph) -> str:
         """Hash of the scores of every query that a report reads: any that changes changes it."""

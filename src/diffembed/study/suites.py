@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from diffembed.data.files import row_file_stem
 from diffembed.errors import ConfigError, UnknownNameError, require
@@ -37,25 +38,38 @@ def suite_name(suite: str) -> str:
     return suite if suite in SUITES else str(resolve_path(suite))
 
 
-def result_names(suite: str, tasks: Sequence[str]) -> tuple[str, ...]:
+Kind = Literal["queries", "pairs", "clusters"]
+"""What a score is a mean of: values of queries or texts; nothing, as a rank correlation over pairs; draws."""
+
+
+def result_kinds(suite: str, tasks: Sequence[str]) -> dict[str, Kind]:
     """Names that results will have. Of a folder they follow from the names of its files, as in `read_folder`."""
     if suite in SUITES:
-        return tuple(tasks) or tuple(spec.name for spec in SUITES[suite].tasks)
+        specs = [spec for spec in SUITES[suite].tasks if not tasks or spec.name in tasks]
+        return {
+            name: _kind(name, is_table=spec.place.endswith(".tsv") and not spec.is_hidden)
+            for spec in specs
+            for name in spec.result_names
+        }
     place = Path(suite_name(suite))
     files = {row_file_stem(file) for file in place.iterdir()} if place.is_dir() else set()
     tables = sorted(file.removesuffix(".tsv") for file in files if file.endswith(".tsv"))
     if not tables or files & {"qrels", "queries"}:
-        return (place.name,)
+        return {place.name: _kind(place.name, is_table=row_file_stem(place).endswith(".tsv"))}
     if {"train", "test"} <= set(tables):
-        return (f"{place.name}-classification", f"{place.name}-clustering")
-    return tuple(tables)
+        return {f"{place.name}-classification": "queries", f"{place.name}-clustering": "clusters"}
+    return dict.fromkeys(tables, "pairs")
+
+
+def _kind(name: str, *, is_table: bool) -> Kind:
+    return "pairs" if is_table else "clusters" if name.endswith("-clustering") else "queries"
 
 
 def refuse_namesakes(place: str, suites: Mapping[str, tuple[str, ...]]) -> None:
     """Results are found by the name of their task: raises ConfigError where two suites both have it."""
     first: dict[str, str] = {}
     for suite, tasks in suites.items():
-        for task in result_names(suite, tasks):
+        for task in result_kinds(suite, tasks):
             if first.setdefault(task, suite) != suite:
                 raise ConfigError(f"{place}: {first[task]} and {suite} both have a task {task}; name it in one of them")
 

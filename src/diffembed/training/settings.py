@@ -79,7 +79,7 @@ def field_docs(cls: type) -> dict[str, str]:
 
 
 def describe(cls: type, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
-    """(dotted name, type, default, docstring) of every field, sections opened: the text of `--help`."""
+    """(dotted name, type, default, docstring) of every field, sections and lists of them opened; --fields prints it."""
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         if section := _section(hints[field.name]):
@@ -87,6 +87,10 @@ def describe(cls: type, prefix: str = "") -> Iterator[tuple[str, str, str, str]]
         else:
             default = "required" if _is_required(field) else str(_plain(_default(field)))
             yield prefix + field.name, _type_text(hints[field.name]), default, field_docs(cls)[field.name]
+            if typing.get_origin(hints[field.name]) is tuple and (
+                item := _section(typing.get_args(hints[field.name])[0])
+            ):
+                yield from describe(item, f"{prefix}{field.name}[].")
 
 
 def write_yaml(config: Any) -> str:

@@ -90,6 +90,12 @@ def make_contenders(models: Sequence[str | Encoder], is_isolated: bool) -> list[
         *(Contender(source, is_isolated) for source in named),
         *(Contender(source, False) for source in given),
     ]
+    for one in named:
+        if one.recipe == "index":
+            name = one.specs[0].label
+            raise ConfigError(
+                f"an index is measured on a suite: diffembed evaluate index@{name} SUITE; name {name} here"
+            )
     labels = [label for one in contenders for label in one.labels]
     twice = next((label for label in labels if labels.count(label) > 1), None)
     if twice is not None:

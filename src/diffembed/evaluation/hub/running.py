@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from diffembed.errors import CheckpointError, DiffEmbedError, InputError, MissingExtraError, UnknownNameError
+from diffembed.errors import (
+    CheckpointError,
+    ConfigError,
+    DiffEmbedError,
+    InputError,
+    MissingExtraError,
+    UnknownNameError,
+)
 from diffembed.evaluation.hub.adapter import BRIGHT_V1, MtebModel, read_bright_exclusions
 from diffembed.evaluation.results import has_result, load_result, save_result, slug
 from diffembed.evaluation.run import EvaluateConfig
@@ -116,7 +123,7 @@ def evaluate_hub(
         for label in system.labels:
             try:
                 made = run_task(task, system, label=label, out=out, config=config)
-            except DiffEmbedError as error:
+            except (ConfigError, InputError) as error:
                 missing.append(f"{label} on {task.metadata.name}: {error}")
                 continue
             for result in made:
@@ -218,7 +225,7 @@ def _plain_qrels(relevant: Mapping[str, Mapping[str, int]], run: Run) -> dict[st
 def _check_agreement(name: str, measure: str, values: PerQuery, published: float) -> None:
     ours = sum(values.values()) / len(values)
     if abs(ours - published) > MAX_DISAGREEMENT:
-        raise InputError(
+        raise DiffEmbedError(
             f"{name}: mteb gives {measure} {published:.5f}, the same run gives {ours:.5f} here; please report"
         )
 

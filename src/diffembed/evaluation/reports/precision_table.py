@@ -105,7 +105,11 @@ def measure_precision(
     rows = []
     for width, precision in itertools.product(widths, PRECISIONS):
         codes = DenseSystem(
-            system.reader, precision=precision, dims=width, sends_instructions=system.sends_instructions
+            system.reader,
+            precision=precision,
+            dims=width,
+            chunks=system.chunks,
+            sends_instructions=system.sends_instructions,
         )
         by_task = _score(codes, searched, seed)
         score = scores_interval(*(result.per_query[result.main] for result in by_task), seed=seed)

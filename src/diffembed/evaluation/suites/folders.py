@@ -150,15 +150,7 @@ def read_label_tasks(folder: Path | str, *, name: str = "") -> tuple[LabelTask, 
 
 def read_corpus(folder: Path) -> list[Document]:
     """Documents of a folder, or of the folder its `CORPUS` file points to (`corpus = ../other/corpus.jsonl`)."""
-    pointer = folder / "CORPUS"
-    if pointer.is_file():
-        key, _, target = pointer.read_text(encoding="utf-8").partition("=")
-        if key.strip() != "corpus" or not target.strip():
-            raise InputError(f"{pointer} must read: corpus = path/to/corpus.jsonl")
-        source = folder / target.strip()
-        path = _require(source.parent, source.name)
-    else:
-        path = _require(folder, "corpus.jsonl")
+    path = find_corpus(folder)
     documents = []
     for row in _read_id_rows(path):
         title, text = row.get("title") or "", row.get("text")
@@ -168,6 +160,18 @@ def read_corpus(folder: Path) -> list[Document]:
     if not documents:
         raise EmptyInputError(f"{path} holds no documents")
     return documents
+
+
+def find_corpus(folder: Path) -> Path:
+    """The file that `read_corpus` reads. Raises InputError where there is none."""
+    pointer = folder / "CORPUS"
+    if not pointer.is_file():
+        return _require(folder, "corpus.jsonl")
+    key, _, target = pointer.read_text(encoding="utf-8").partition("=")
+    if key.strip() != "corpus" or not target.strip():
+        raise InputError(f"{pointer} must read: corpus = path/to/corpus.jsonl")
+    source = folder / target.strip()
+    return _require(source.parent, source.name)
 
 
 def read_qrels(path: Path) -> dict[str, dict[str, int]]:

@@ -35,6 +35,13 @@ class TaskSpec:
     """Tokens per document of a generated task."""
     num_documents: int = 100
     num_queries: int = 50
+    has_labels: bool = False
+    """True for labelled texts, which are classified and clustered: two results of one task."""
+
+    @property
+    def result_names(self) -> tuple[str, ...]:
+        """Names of its results in a named suite."""
+        return (f"{self.name}-classification", f"{self.name}-clustering") if self.has_labels else (self.name,)
 
     @property
     def is_hidden(self) -> bool:
@@ -62,6 +69,11 @@ class Suite:
     """Subsets (languages, domains) of the mteb tasks that are run; empty runs all."""
     max_tokens: int | None = None
     """Texts are cut here even where the model reads more; `None` leaves it to the model."""
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """Of its own tasks, or of mteb's."""
+        return self.mteb_tasks or tuple(spec.name for spec in self.tasks)
 
 
 def _folder(name: str, place: str = "", *, kin: tuple[str, ...] = (), shares_documents: bool = False) -> TaskSpec:
@@ -101,7 +113,7 @@ _GENERAL = (
     _folder("scifact", kin=_SCIFACT, shares_documents=True),
     _folder("nq_qed", kin=("nq_qed",)),
     _STSB,
-    _folder("banking77"),
+    TaskSpec(name="banking77", place="eval/banking77", has_labels=True),
 )
 _PASSKEY, _NEEDLE = _hidden("passkey", LONGEMBED_LENGTHS, 100, 50), _hidden("needle", LONGEMBED_LENGTHS, 100, 50)
 _UP_TO_4K, _UP_TO_8K = LONGEMBED_LENGTHS[:5], LONGEMBED_LENGTHS[:6]
@@ -281,6 +293,19 @@ def find_suite(name: str) -> Suite:
         spec = TaskSpec(name=path.name, place=str(path))
         return Suite(name=path.name, purpose="test", about=f"the folder {path.name}", tasks=(spec,))
     raise UnknownNameError.of("suite", name, [*SUITES, "mteb:TASK"])
+
+
+def share_tasks(suites: Sequence[Suite], tasks: Sequence[str]) -> list[tuple[Suite, tuple[str, ...]]]:
+    """Each suite with those of the tasks that are its own; suites that have none of them are left out.
+
+    Without tasks, all suites, each with none named. Raises UnknownNameError for a task that no suite has.
+    """
+    known = list(dict.fromkeys(name for suite in suites for name in suite.task_names))
+    for task in tasks:
+        if task not in known:
+            raise UnknownNameError.of(f"task in {', '.join(suite.name for suite in suites)}", task, known)
+    shared = [(suite, tuple(task for task in tasks if task in suite.task_names)) for suite in suites]
+    return [(suite, own) for suite, own in shared if own or not tasks]
 
 
 def find_suites(names: Sequence[str]) -> list[Suite]:

@@ -9,21 +9,28 @@ was cut serves its own limit only. This module knows nothing of encoders or task
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from diffembed.backbones.registry import FAMILIES
 from diffembed.code import hash_code
 from diffembed.errors import CheckpointError, InputError
-from diffembed.provenance import atomic_file, user_cache
+from diffembed.provenance import atomic_file, hash_config, user_cache
 from diffembed.records import Vectors
 
 
 def vectors_folder() -> Path:
-    """Where vectors are kept on this machine: a folder for each state of the code that makes them."""
-    return user_cache() / "vectors" / hash_code("diffembed.embedding.embedder", "diffembed.evaluation.systems.echo")
+    """Where vectors are kept on this machine: a folder for each state of what makes them beside the weights.
+
+    That is the code, what the registry says of architectures, and the libraries that compute.
+    """
+    code = hash_code("diffembed.embedding.embedder", "diffembed.evaluation.systems.echo")
+    libraries = {name: metadata.version(name) for name in ("torch", "transformers", "tokenizers")}
+    return user_cache() / "vectors" / hash_config([code, FAMILIES, libraries])
 
 
 def hash_texts(texts: Sequence[str], kind: str) -> list[bytes]:
@@ -103,7 +110,7 @@ class VectorCache:
                 ),
             }
         )
-        name = hashlib.sha256(b"".join(sorted(keys)) + str(max_tokens).encode()).hexdigest()[:16]
+        name = hashlib.sha256(b"".join(keys) + str(max_tokens).encode()).hexdigest()[:16]
         shard = self.folder / f"{name}.parquet"
         with atomic_file(shard) as part:
             pq.write_table(table, part, compression="zstd", use_dictionary=False)
