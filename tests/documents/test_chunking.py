@@ -78,6 +78,8 @@ def test_sections_carry_the_headings_above_them() -> None:
         ("Book > Two > Two and a half", "Two and a half"),
     ]
     assert "# no heading" in chunks[3].text
+    inline = cut_document(Document(id="d", text="# A\n\n```pip install x```\n\n# B\n\nText.\n"), ChunkPolicy())
+    assert [chunk.title for chunk in inline] == ["A", "B"]
     same = cut_document(Document(id="d", text="# Book\n\nText.", title="Book"), ChunkPolicy())
     assert [chunk.title for chunk in same] == ["Book"]
 

@@ -47,6 +47,8 @@ def test_a_page_by_hand() -> None:
         ("<article>one</article><article>two</article>", "one\n\ntwo\n"),
         ("<pre>a\n```\nb</pre>", "````\na\n```\nb\n````\n"),
         ("<h2></h2><p>x</p>", "x\n"),
+        ("<main></main><p>Drawn elsewhere.</p>", "Drawn elsewhere.\n"),
+        ("<article>A teaser.</article><p>" + "All of it. " * 9, "A teaser.\n\n" + " ".join(["All of it."] * 9) + "\n"),
     ],
 )
 def test_pages_that_need_care(page: str, text: str) -> None:

@@ -150,6 +150,21 @@ def test_what_is_no_row_file_is_refused(tmp_path: Path) -> None:
         list(read_rows(page, format="txt", text_column="text"))
 
 
+def test_a_row_of_several_lines_is_known_by_its_first(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text('id,text\na,"one\ntwo\nthree"\n\nb,four\nc,"five\nsix",7\n', encoding="utf-8")
+    bad: list[InputError] = []
+    assert [(row.id, row.line) for row in read_rows(path, on_bad=bad.append)] == [("a", 2), ("b", 6)]
+    assert f"{path}:7 has 3 fields" in str(bad[0])
+
+
+def test_a_value_that_python_does_not_know_is_named(tmp_path: Path) -> None:
+    beyond = pa.array([2**62], pa.int64()).cast(pa.timestamp("us"))
+    pq.write_table(pa.table({"text": ["a"], "day": beyond}), tmp_path / "rows.parquet")
+    with pytest.raises(InputError, match="holds a value that cannot be read"):
+        list(read_rows(tmp_path / "rows.parquet"))
+
+
 def test_other_columns_are_metadata(tmp_path: Path) -> None:
     row = {
         "id": "a",

@@ -164,6 +164,20 @@ def test_what_may_not_be_read_is_listed(tmp_path: Path) -> None:
     assert "cannot be read: Permission denied" in read.skipped["theirs.txt"]
 
 
+def test_a_folder_that_may_not_be_looked_into_ends_no_walk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "mine.txt").write_text("Mine.")
+    exists = Path.exists
+
+    def refused(path: Path) -> bool:
+        if path.parent.name == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return exists(path)
+
+    monkeypatch.setattr(Path, "exists", refused)
+    assert list(Read(tmp_path).texts.values()) == ["Mine."]
+
+
 def test_a_file_of_a_gigabyte_is_passed_over_without_reading(tmp_path: Path) -> None:
     with (tmp_path / "huge.txt").open("wb") as file:
         file.truncate(1 << 30)

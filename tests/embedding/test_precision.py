@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffembed.embedding.precision import Int8Codes, hamming, normalise, pack_signs, rescore, unpack_signs
+from diffembed.embedding.precision import Int8Codes, hamming, normalise, pack_signs, unpack_signs
 from diffembed.errors import CheckpointError, EmptyInputError, InputError
 
 
@@ -85,27 +85,6 @@ def test_first_component_is_the_highest_bit():
     assert pack_signs(np.array([[1, -1, -1, -1, -1, -1, -1, 0, -1, 5]], np.float32)).tolist() == [
         [0b10000001, 0b01000000]
     ]
-
-
-def test_rescoring_finds_what_signs_alone_miss():
-    documents, queries = draw(2000, 64), draw(20, 64, seed=1)
-    exact = np.argsort(-(queries @ documents.T), axis=1)[:, :10]
-    coarse = np.argsort(hamming(pack_signs(queries), pack_signs(documents)), axis=1, kind="stable")[:, :400]
-
-    def recall(places):
-        return np.mean([len(set(a) & set(b)) / 10 for a, b in zip(places[:, :10], exact, strict=True)])
-
-    int8 = Int8Codes.fit(documents)
-    codes = int8.encode(documents)
-    by_codes, scores = rescore(queries, coarse, lambda places: int8.decode(codes[places]))
-    by_vectors, _ = rescore(queries, coarse, documents.__getitem__)
-    assert recall(coarse) < 0.5 < 0.8 < recall(by_codes) <= recall(by_vectors) + 0.02
-    assert (np.diff(scores) <= 0).all()
-    for row in range(20):
-        assert sorted(by_vectors[row]) == sorted(coarse[row])
-        assert by_vectors[row].tolist() == sorted(
-            coarse[row], key=lambda place: -float(documents[place] @ queries[row])
-        )
 
 
 def test_file_says_what_it_is(tmp_path):

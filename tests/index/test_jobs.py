@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ import numpy as np
 import pytest
 
 from diffembed import Document, Embedder, build_index
-from diffembed.documents import ChunkPolicy, cut_document
+from diffembed.documents import ChunkPolicy, ReadOptions, cut_document
 from diffembed.embedding.late import encode_late
 from diffembed.embedding.text import TextTemplate
 from diffembed.errors import ConfigError, EmptyInputError, InputError, StoreError
-from diffembed.index import Index
+from diffembed.index import Index, read_additions
+from diffembed.index.settings import make_chunks, make_reading
 from diffembed.index.store import Store
 from diffembed.records import Vectors
 
@@ -190,6 +192,88 @@ def test_repeated_ids_and_bad_files_are_listed(corpus: Path, tmp_path: Path, row
     texts = {row["id"]: row["text"] for row in rows_of(tmp_path / "ix")}
     assert texts["cats"] == "Cats sleep all day."
     assert texts["owls"] == "Hoot."
+
+
+def test_what_cannot_be_read_now_stays_as_it_was(tmp_path: Path, rows_of: Rows) -> None:
+    files = tmp_path / "files"
+    (files / "deep").mkdir(parents=True)
+    table = files / "rows.csv"
+    table.write_text("id,text\na,Cats sleep.\nb,Dogs bark.\nc,Owls hoot.\n", encoding="utf-8")
+    (files / "deep" / "note.txt").write_text("A note on tides.")
+    (files / "old.txt").write_text("An old note.")
+    assert build_index(tmp_path / "ix", [files], embedder=Counting()).num_documents == 5
+    table.write_bytes(table.read_bytes().replace(b"Dogs", b"D\xe9gs"))
+    (files / "deep" / "note.txt").write_bytes(b"tid\xe9s")
+    (files / "old.txt").unlink()
+    report = build_index(tmp_path / "ix", embedder=Counting())
+    assert (report.num_removed, report.num_kept, report.num_unchanged) == (1, 3, 1)
+    assert sorted(row["text"] for row in rows_of(tmp_path / "ix")) == [
+        "A note on tides.", "Cats sleep.", "Dogs bark.", "Owls hoot.",
+    ]  # fmt: skip
+    table.unlink()
+    (files / "deep" / "note.txt").write_text("")
+    (files / "new.txt").write_text("Sails.")
+    report = build_index(tmp_path / "ix", embedder=Counting())
+    assert (report.num_removed, report.num_kept) == (4, 0)
+
+
+def test_a_commit_that_is_interrupted_doubles_no_row(tmp_path: Path, rows_of: Rows, monkeypatch: Any) -> None:
+    (tmp_path / "files").mkdir()
+    for number in range(12):
+        (tmp_path / "files" / f"{number}.txt").write_text(f"Note {number}.")
+    commit = Store.commit
+
+    def interrupted(self: Store, *given: Any, **named: Any) -> None:
+        commit(self, *given, **named)
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Store, "commit", interrupted)
+    settings: dict[str, Any] = {"embedder": Counting(), "block_chunks": 4, "commit_s": 0}
+    with pytest.raises(KeyboardInterrupt):
+        build_index(tmp_path / "ix", [tmp_path / "files"], **settings)
+    build_index(tmp_path / "ix", **settings)
+    assert sorted(row["text"] for row in rows_of(tmp_path / "ix")) == sorted(f"Note {number}." for number in range(12))
+
+
+def test_a_replacement_does_not_lose_what_was_added_by_hand_unasked(corpus: Path, tmp_path: Path) -> None:
+    build_index(tmp_path / "ix", [corpus], embedder=Counting())
+    Index.open(tmp_path / "ix", embedder=Counting()).add([Document(id="by hand", text="A note.")])
+    with pytest.raises(StoreError, match=r"holds 1 texts that were put in by index add.* again with --drop-added"):
+        build_index(tmp_path / "ix", embedder=Counting(), is_replaced=True)
+    assert Index.open(tmp_path / "ix", embedder=Counting()).passages("by hand")
+    build_index(tmp_path / "ix", embedder=Counting(), is_replaced=True, drops_added=True)
+    assert not Index.open(tmp_path / "ix", embedder=Counting()).passages("by hand")
+
+
+def test_an_index_of_nothing_may_be_made_in_another_way(tmp_path: Path, embedder: Embedder) -> None:
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "photo.jpg").write_bytes(b"x")
+    with pytest.raises(EmptyInputError, match="no text was found"):
+        build_index(tmp_path / "ix", [tmp_path / "files"], embedder=Counting())
+    (tmp_path / "files" / "a.txt").write_text("A note.")
+    assert build_index(tmp_path / "ix", [tmp_path / "files"], embedder=embedder).num_documents == 1
+
+
+def test_added_rows_have_the_lines_of_a_build(tmp_path: Path, embedder: Embedder) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(
+        json.dumps({"id": "a", "text": "A line of a long note.\n" * 80}) + "\n" + '{"id":"b","text":"Short."}\n'
+    )
+    build_index(tmp_path / "ix", [rows], embedder=embedder)
+    index = Index.open(tmp_path / "ix", embedder=embedder)
+    built = [passage.line for passage in index.passages("a")]
+    index.add(read_additions(rows))
+    assert len(built) > 2 and [passage.line for passage in index.passages("a")] == built == [1] * len(built)
+
+
+def test_named_options_leave_the_others_as_they_were() -> None:
+    reading = ReadOptions(text_column="body", id_column="key")
+    assert make_reading(reading, max_file_mb=200) == replace(reading, max_file_bytes=200_000_000)
+    assert make_reading(reading) is None and make_reading(None, format="csv") == ReadOptions(format="csv")
+    chunks = ChunkPolicy(kind="fixed", size=100, unit="tokens", overlap=9)
+    assert make_chunks(chunks, kind=None, size=50) == replace(chunks, size=50)
+    assert make_chunks(chunks, kind="heading") == ChunkPolicy() and make_chunks(chunks, kind=None) is None
 
 
 def test_what_was_added_by_hand_outlives_a_build(corpus: Path, tmp_path: Path, rows_of: Rows) -> None:

@@ -156,6 +156,9 @@ def test_documents_and_equal_texts_are_collapsed() -> None:
     rows = [("a", "One text."), ("a", "Another."), ("b", "ONE  text."), ("c", "A third.")]
     each = [Found({"document": document, "text": text}, 1.0) for document, text in rows]
     assert [one.row["document"] for one in collapse_documents(each)] == ["a", "c"]
+    # A document whose best chunk says what another says is found by the next one.
+    each.append(Found({"document": "b", "text": "What b alone says."}, 0.5))
+    assert [one.row["text"] for one in collapse_documents(each)] == ["One text.", "A third.", "What b alone says."]
 
 
 def test_collapsing_goes_on_until_enough_documents_are_found(tmp_path: Path, embedder: Embedder) -> None:

@@ -9,11 +9,11 @@ from tests.serve.conftest import wait_until
 
 from diffembed import Embedder
 from diffembed.documents import ChunkPolicy
-from diffembed.errors import DiffEmbedError
+from diffembed.errors import ConfigError, DiffEmbedError
 from diffembed.index.settings import Precision
 from diffembed.serve.app import make_app
 from diffembed.serve.engine import Engine
-from diffembed.serve.server import open_indexes
+from diffembed.serve.server import models_of, open_indexes
 
 index = pytest.importorskip("diffembed.index")
 
@@ -86,6 +86,30 @@ def test_an_index_made_anew_in_another_way_says_so_without_its_path(tmp_path: Pa
         assert told.status_code == 503 and told.json()["error"]["code"] == "index_unavailable"
         assert "made anew in another way" in told.json()["error"]["message"]
         assert str(tmp_path) not in told.text
+
+
+def test_two_ways_of_loading_one_model_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("A note.")
+    for name, dims in (("whole", None), ("cut", 16)):
+        embedder = Embedder.load("tiny-llama", dtype="float32", dims=dims)
+        index.build_index(tmp_path / name, [tmp_path / "a.txt"], embedder=embedder)
+    assert list(models_of([str(tmp_path / "cut")])) == ["tiny-llama"]
+    with pytest.raises(ConfigError, match=r"whole and \S+/cut were made by tiny-llama loaded in two ways .* apart"):
+        models_of([str(tmp_path / "whole"), str(tmp_path / "cut")])
+
+
+def test_a_table_that_lost_a_file_is_503_without_its_path(tmp_path: Path, embedder: Embedder) -> None:
+    (tmp_path / "a.txt").write_text("A note.")
+    index.build_index(tmp_path / "ix", [tmp_path / "a.txt"], embedder=embedder)
+    engines = {"mine": Engine(embedder, name="mine")}
+    with TestClient(make_app(engines, open_indexes([str(tmp_path / "ix")], engines))) as client:
+        wait_until(lambda: client.get("/health").status_code == 200)
+        for path in (tmp_path / "ix" / "chunks.lance" / "data").iterdir():
+            path.unlink()
+        asked = {"query": "a", "where": "source LIKE '%.txt'"}
+        for told in (client.post("/v1/search", json=asked), client.get("/page/sources", params={"index": "ix"})):
+            assert told.status_code == 503 and str(tmp_path) not in told.text, told.text
+        assert client.get("/health").status_code == 200
 
 
 def test_an_index_of_another_model_is_refused(folder: Path) -> None:

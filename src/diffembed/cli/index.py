@@ -23,8 +23,8 @@ def build(
     model: Model = None,
     chunk: Literal["whole", "fixed", "heading", "late"] | None = None,
     size: int | None = None,
-    unit: Literal["characters", "tokens"] = "characters",
-    overlap: int = 0,
+    unit: Literal["characters", "tokens"] | None = None,
+    overlap: int | None = None,
     precision: Literal["float32", "int8", "binary"] | None = None,
     dims: int | None = None,
     format: RowFormat | None = None,
@@ -38,6 +38,7 @@ def build(
     ray: str | None = None,
     cores_per_actor: int | None = None,
     replace: bool = False,
+    drop_added: bool = False,
     json: Json = False,
 ) -> None:
     """Make an index equal to its sources.
@@ -63,7 +64,7 @@ def build(
     size
         Longest chunk; 640 characters or 256 tokens if none is given.
     unit
-        What size and overlap count.
+        What size and overlap count; characters if none is given.
     overlap
         What a chunk repeats of the one before.
     precision
@@ -92,6 +93,8 @@ def build(
         Cores of each encoder on the cluster; one encoder per GPU or per machine if none is given.
     replace
         Make the index anew; the old one serves until the new one is complete.
+    drop_added
+        Let the new index lose what was put in by index add.
     json
         Print one JSON line.
     """
@@ -100,7 +103,7 @@ def build(
     from diffembed.index.settings import make_chunks, make_reading
 
     # What is wrong with the sources is said before a network is loaded for them.
-    stored = prepare_build(name, sources, is_replaced=replace)
+    stored = prepare_build(name, sources, is_replaced=replace, drops_added=drop_added)
     location, loading = (stored.location, stored.loading) if stored and model is None else (model, {})
     say_default(location)
     asked = {"attention": attention, "pooling": pooling, "max_tokens": max_tokens, "dims": dims}
@@ -109,10 +112,19 @@ def build(
         name,
         sources,
         embedder=Embedder.load(location or DEFAULT_MODEL, dtype=dtype, **loading),
-        chunks=make_chunks(kind=chunk, size=size, unit=unit, overlap=overlap),
+        chunks=make_chunks(
+            None if stored is None else stored.chunks, kind=chunk, size=size, unit=unit, overlap=overlap
+        ),
         precision=precision,
-        reading=make_reading(format=format, text_column=text_column, id_column=id_column, max_file_mb=max_file_mb),
+        reading=make_reading(
+            None if stored is None else stored.reading,
+            format=format,
+            text_column=text_column,
+            id_column=id_column,
+            max_file_mb=max_file_mb,
+        ),
         is_replaced=replace,
+        drops_added=drop_added,
         ray=ray,
         cores_per_actor=cores_per_actor,
     )
@@ -124,7 +136,8 @@ def build(
             "index": f"{report.folder}: {report.num_chunks:,} chunks of {report.num_documents:,} texts",
             "model": report.model,
             "texts": f"{report.num_new:,} new, {report.num_changed:,} changed, {report.num_unchanged:,} unchanged, "
-            f"{report.num_removed:,} removed",
+            f"{report.num_removed:,} removed"
+            + (f", {report.num_kept:,} kept of files that cannot be read now" if report.num_kept else ""),
             "encoded": f"{report.num_encoded:,} chunks, {report.num_tokens:,} tokens in {report.seconds:.1f} s, "
             f"{report.tokens_per_s:,.0f} per second",
             "cut": f"{report.num_truncated or 'no'} chunks were longer than the model reads",

@@ -2,6 +2,9 @@
 
 import sys
 from dataclasses import asdict
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from diffembed.cli.options import DEFAULT_MODEL, Attention, Dtype, Json, Model, Pooling, Source, say_default
 from diffembed.cli.printing import print_hits, print_json
@@ -13,7 +16,7 @@ def search(
     /,
     *,
     model: Model = None,
-    top_k: int = 5,
+    top_k: Annotated[int, Parameter(name=["--top-k", "-k"])] = 5,
     instruction: str | None = None,
     pooling: Pooling = None,
     attention: Attention = None,

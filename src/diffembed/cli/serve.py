@@ -8,6 +8,7 @@ from cyclopts import Parameter, validators
 
 from diffembed.cli.options import DEFAULT_MODEL, Attention, Dtype, Json, Pooling, say_default
 from diffembed.cli.printing import print_json
+from diffembed.errors import ConfigError, MissingExtraError
 
 
 def serve(
@@ -91,8 +92,6 @@ def serve(
     try:
         from diffembed.serve.server import serve as run
     except ModuleNotFoundError as error:
-        from diffembed.errors import MissingExtraError
-
         raise MissingExtraError.of(error.name or "fastapi", "serve") from error
     from diffembed.embedding.embedder import Embedder, location_of
     from diffembed.serve.server import models_of
@@ -125,7 +124,14 @@ def serve(
     asked = {key: value for key, value in asked.items() if value is not None}
 
     def load(location: str) -> Embedder:
-        return Embedder.load(location, dtype=dtype, **{**stored.get(location_of(location), {}), **asked})
+        made = stored.get(location_of(location), {})
+        for name, value in asked.items():
+            if made.get(name, value) != value:
+                raise ConfigError(
+                    f"an index was made by {location} with {name} {made[name]}, so its questions cannot be read with "
+                    f"{value}; leave out --{name.replace('_', '-')}, or serve the model without the index"
+                )
+        return Embedder.load(location, dtype=dtype, **{**made, **asked})
 
     run(
         models or [DEFAULT_MODEL],

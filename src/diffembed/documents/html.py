@@ -18,6 +18,8 @@ _BLOCK_WORDS = (
 _BLOCKS = frozenset(_BLOCK_WORDS.split())
 _CHARSET = re.compile(rb"""<meta[^>]+charset\s*=\s*["']?\s*([\w.:-]+)""", re.IGNORECASE)
 _MAIN = ('[role="main"]', "main", "article", "body")
+SMALLEST_MAIN = 0.2
+"""Least share of a page's text that its main part has."""
 _CHARSET_BYTES = 2048
 """How far into a page its declaration of another encoding than UTF-8 is looked for."""
 
@@ -34,12 +36,18 @@ def html_text(raw: bytes, name: str) -> tuple[str, str]:
     tree = LexborHTMLParser(_decode(raw, name))
     title = tree.css_first("title")
     roots = next((found for selector in _MAIN if (found := tree.css(selector))), [])
+    whole = _text_of(tree.body)
+    # A page of several articles is read whole, and so is one whose main part is empty or a mere teaser.
+    text = _text_of(roots[0]) if len(roots) == 1 else whole
+    text = text if len(text) >= SMALLEST_MAIN * len(whole) else whole
+    return _squeeze(title.text() if title is not None else ""), text
+
+
+def _text_of(root: Any) -> str:
     writer = _Writer()
-    # A page of several articles is read whole; nested matches belong to the first.
-    root = roots[0] if len(roots) == 1 or not roots else tree.body
     if root is not None:
         _walk(root, writer)
-    return _squeeze(title.text() if title is not None else ""), writer.text()
+    return writer.text()
 
 
 def _decode(raw: bytes, name: str) -> str:

@@ -190,12 +190,16 @@ def _csv_rows(file: BinaryIO, name: str, delimiter: str) -> Iterator[tuple[int, 
         header = next(reader, [])
         if len(set(header)) < len(header):
             raise InputError(f"{name} names a column twice in its header: {', '.join(header)}")
-        for row in reader:
+        while True:
+            line = reader.line_num + 1
+            row = next(reader, None)
+            if row is None:
+                return
             if not row:
                 continue
-            fields = f"{name}:{reader.line_num} has {len(row)} fields where the header has {len(header)}"
+            fields = f"{name}:{line} has {len(row)} fields where the header has {len(header)}"
             is_whole = len(row) == len(header)
-            yield reader.line_num, dict(zip(header, row, strict=True)) if is_whole else InputError(fields)
+            yield line, dict(zip(header, row, strict=True)) if is_whole else InputError(fields)
     except csv.Error as error:
         raise InputError(f"{name}:{reader.line_num} is not valid csv: {error}") from error
 
@@ -214,6 +218,9 @@ def _parquet_rows(file: BinaryIO, name: str) -> Iterator[tuple[int, dict[str, An
                 yield number, row
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{name} is not a parquet file, or it is cut short") from error
+    except (ValueError, OverflowError) as error:
+        # A date beyond the year 9999, which Python has no value for.
+        raise InputError(f"{name} holds a value that cannot be read: {error}") from error
 
 
 def choose_columns(

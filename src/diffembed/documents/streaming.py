@@ -73,16 +73,21 @@ class ReadOptions:
 
 
 def stream_texts(
-    sources: Sequence[Path | str], *, options: ReadOptions | None = None, on_skip: OnSkip
+    sources: Sequence[Path | str],
+    *,
+    options: ReadOptions | None = None,
+    on_skip: OnSkip,
+    on_lost: OnSkip | None = None,
 ) -> Iterator[FoundText]:
     """Texts of every source in the order given, those of a folder in the order of their paths.
 
+    on_lost: takes, in place of `on_skip`, files and folders that could not be read, or not to their end.
     Ids: `folder/path/in/it` for files, the row's own for rows, else `file#number`.
     Raises InputError for a source that does not exist and ConfigError for two of one name, before any is read.
     """
     check_sources(sources)
     names = [_source_id(source) for source in sources]
-    return _stream(list(zip(sources, names, strict=True)), options or ReadOptions(), on_skip)
+    return _stream(list(zip(sources, names, strict=True)), options or ReadOptions(), on_skip, on_lost or on_skip)
 
 
 def check_sources(sources: Sequence[Path | str]) -> None:
@@ -106,13 +111,16 @@ def _source_id(source: Path | str) -> str:
     return "stdin" if str(source) == "-" else name_of(Path(source).resolve().name or "root")
 
 
-def _stream(sources: list[tuple[Path | str, str]], options: ReadOptions, on_skip: OnSkip) -> Iterator[FoundText]:
+def _stream(
+    sources: list[tuple[Path | str, str]], options: ReadOptions, on_skip: OnSkip, on_lost: OnSkip
+) -> Iterator[FoundText]:
     for source, name in sources:
         if str(source) != "-" and Path(source).is_dir():
-            for path in _walk(Path(source), on_skip):
-                yield from _texts_of(path, _id_in(path, Path(source), name), None, options, on_skip, is_named=False)
+            for path in _walk(Path(source), on_skip, on_lost):
+                id = _id_in(path, Path(source), name)
+                yield from _texts_of(path, id, None, options, on_skip, on_lost, is_named=False)
         else:
-            yield from _texts_of(source, name, options.format, options, on_skip, is_named=True)
+            yield from _texts_of(source, name, options.format, options, on_skip, on_lost, is_named=True)
 
 
 def _id_in(path: Path, folder: Path, name: str) -> str:
@@ -120,21 +128,34 @@ def _id_in(path: Path, folder: Path, name: str) -> str:
 
 
 def _texts_of(
-    path: Path | str, id: str, format: str | None, options: ReadOptions, on_skip: OnSkip, *, is_named: bool
+    path: Path | str,
+    id: str,
+    format: str | None,
+    options: ReadOptions,
+    on_skip: OnSkip,
+    on_lost: OnSkip,
+    *,
+    is_named: bool,
 ) -> Iterator[FoundText]:
     suffix = Path(path).suffix.lower()
     is_rows = format is not None or (str(path) != "-" and ROW_FORMATS.get(suffix, "txt") != "txt")
     try:
-        facts = _facts(path, is_named=is_named)
+        if str(path) != "-" and not is_named and not Path(path).is_file():
+            # A pipe within a folder would block or never end.
+            on_skip(name_of(path), f"{name_of(path)} is not a regular file")
+            return
         if is_rows:
             yield from _rows_of(path, id, format, options, on_skip)
             return
+        facts = None if str(path) == "-" else Path(path).stat()
         num_bytes = facts.st_size if facts else 0
         if num_bytes > options.max_file_bytes:
-            raise InputError(
+            on_skip(
+                name_of(path),
                 f"{name_of(path)} has {num_bytes / 1e6:,.0f} MB, more than the {options.max_file_bytes / 1e6:,.0f} MB "
-                "read as one text"
+                "read as one text",
             )
+            return
         modified_ns = max(1, facts.st_mtime_ns) if facts else 0
         # Line breaks of a page or of a PDF's text are made here; they are no lines of the file.
         yield FoundText(
@@ -145,18 +166,9 @@ def _texts_of(
             counts_lines=has_lines(str(path)),
         )
     except InputError as error:
-        on_skip(name_of(path), str(error))
+        on_lost(name_of(path), str(error))
     except OSError as error:
-        on_skip(name_of(path), f"{name_of(path)} cannot be read: {error.strerror}")
-
-
-def _facts(path: Path | str, *, is_named: bool) -> os.stat_result | None:
-    """Size and time of a file; None for standard input. A pipe within a folder would block or never end."""
-    if str(path) == "-":
-        return None
-    if not is_named and not Path(path).is_file():
-        raise InputError(f"{name_of(path)} is not a regular file")
-    return Path(path).stat()
+        on_lost(name_of(path), f"{name_of(path)} cannot be read: {error.strerror}")
 
 
 def _rows_of(
@@ -192,24 +204,24 @@ def _read_file(text: FoundText) -> Document:
     return Document(id=text.id, text=body, title=title, source=name)
 
 
-def _walk(folder: Path, on_skip: OnSkip) -> Iterator[Path]:
+def _walk(folder: Path, on_skip: OnSkip, on_lost: OnSkip) -> Iterator[Path]:
     """The files of a folder that hold text or rows, in order; everything else is told, except what is hidden."""
     walls = folder.resolve()
 
     def note(error: OSError) -> None:
-        on_skip(name_of(error.filename), f"{name_of(error.filename)} cannot be read: {error.strerror}")
+        on_lost(name_of(error.filename), f"{name_of(error.filename)} cannot be read: {error.strerror}")
 
     for root, folders, names in os.walk(folder, onerror=note):
         kept = []
         for name in sorted(folders):
             path = Path(root) / name
-            if path.is_symlink():
+            if _is(Path.is_symlink, path):
                 on_skip(name_of(path), f"{name_of(path)} is a link to a folder, which is not followed")
             elif not _is_passed_over(path):
                 kept.append(name)
         folders[:] = kept
         for path in sorted(Path(root) / name for name in names if not name.startswith(".")):
-            if path.is_symlink() and not _is_within(path, walls):
+            if _is(Path.is_symlink, path) and not _is_within(path, walls):
                 on_skip(name_of(path), f"{name_of(path)} leads out of the folder")
             elif path.suffix and path.suffix.lower() not in _READ_SUFFIXES:
                 on_skip(name_of(path), "another kind of file")
@@ -222,7 +234,17 @@ _READ_SUFFIXES = TEXT_SUFFIXES | HTML_SUFFIXES | PDF_SUFFIXES | frozenset(ROW_FO
 
 def _is_passed_over(folder: Path) -> bool:
     """Whether a folder is hidden, made from other files, or an environment of Python."""
-    return folder.name.startswith(".") or folder.name in GENERATED_FOLDERS or (folder / "pyvenv.cfg").exists()
+    if folder.name.startswith(".") or folder.name in GENERATED_FOLDERS:
+        return True
+    return _is(Path.exists, folder / "pyvenv.cfg")
+
+
+def _is(question: Callable[[Path], bool], path: Path) -> bool:
+    """False where the folder of a path may not be looked into, which `os.walk` tells."""
+    try:
+        return question(path)
+    except OSError:
+        return False
 
 
 def _is_within(path: Path, walls: Path) -> bool:

@@ -66,7 +66,7 @@ class Embedder:
             raise ConfigError(f"max_tokens is {self.max_tokens}; {backbone.name} reads 1 to {backbone.max_tokens}")
         self.is_normalised = is_normalised
         self.name = name or backbone.name
-        self.token_budget = default_budget(backbone.device) if token_budget is None else token_budget
+        self.token_budget = default_budget(backbone.device) if token_budget is None else _checked(token_budget)
         self._dims = dims
         self.adapter_folders: tuple[Path, ...] = ()
         """LoRA folders merged into the backbone at load; `save` copies them."""
@@ -140,7 +140,7 @@ class Embedder:
             merge_lora(embedder.backbone.model, adapter)
             embedder.adapter_folders += (adapter,)
         if token_budget is not None:
-            embedder.token_budget = token_budget
+            embedder.token_budget = _checked(token_budget)
         if dims is not None:
             cut_dims(np.zeros((1, embedder.backbone.dim), dtype=np.float32), dims)
             embedder._dims = dims
@@ -330,6 +330,12 @@ class Embedder:
                 part / "provenance.json",
                 {"contract": self.backbone.verdict.as_dict(), "environment": environment()},
             )
+
+
+def _checked(token_budget: int) -> int:
+    if token_budget < 1:
+        raise ConfigError(f"token_budget is {token_budget}; a pack holds at least 1 token")
+    return token_budget
 
 
 def join_windows(tokenized: Sequence[TokenizedText], rows_WD: Vectors, *, is_normalised: bool) -> Vectors:

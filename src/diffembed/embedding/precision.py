@@ -1,12 +1,11 @@
 """Fewer bytes per vector: the Matryoshka cut, one byte per component, one bit per component.
 
-Read `cut_dims`, `Int8Codes` and `rescore`. Pure functions on arrays; knows no model and no store.
+Read `cut_dims` and `Int8Codes`. Pure functions on arrays; knows no model and no store.
 """
 
 # Q = queries, N = documents, K = candidates of a query, D = components, B = bytes of a row of bits
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,15 +119,3 @@ def hamming(queries_QB: NDArray[np.uint8], codes_NB: NDArray[np.uint8]) -> NDArr
     for row, query_B in enumerate(queries_QB):
         distances_QN[row] = _BITS[query_B ^ codes_NB].sum(1, dtype=np.int32)
     return distances_QN
-
-
-def rescore(
-    queries_QD: Vectors, places_QK: NDArray[np.integer], decode: Callable[[NDArray[np.integer]], Vectors]
-) -> tuple[NDArray[np.integer], Vectors]:
-    """(places [Q, K], dot products [Q, K]) of what a coarse search found, best first.
-
-    decode: places -> their vectors, stored (`vectors_ND.__getitem__`) or of finer codes.
-    """
-    scores_QK = np.stack([decode(places_K) @ query_D for query_D, places_K in zip(queries_QD, places_QK, strict=True)])
-    order_QK = np.argsort(-scores_QK, axis=1, kind="stable")
-    return np.take_along_axis(places_QK, order_QK, 1), np.take_along_axis(scores_QK, order_QK, 1)

@@ -31,7 +31,7 @@ from diffembed.index.search import (
 )
 from diffembed.index.settings import Precision, describe_chunks, identify, index_folder
 from diffembed.index.store import Store, in_list
-from diffembed.index.writing import table_errors, writer_lock
+from diffembed.index.writing import called, table_errors, writer_lock
 from diffembed.provenance import user_data
 from diffembed.records import Document, Encoder, Hit, Vectors
 
@@ -96,7 +96,7 @@ class Index:
         if precision is not None and precision != kept:
             raise StoreError(
                 f"{index.folder} holds {kept} vectors, {precision} is asked for; make it anew with: "
-                f"diffembed index build {index.folder.name} --precision {precision} --replace"
+                f"diffembed index build {called(index.folder)} --precision {precision} --replace"
             )
         return index
 
@@ -189,20 +189,23 @@ class Index:
 
     def documents(self) -> dict[str, int]:
         """Id of every document -> number of its chunks; reads a column of all rows."""
-        column = self.store.refresh().to_table(columns=["document"])["document"]
+        with table_errors(self.folder):
+            column = self.store.refresh().to_table(columns=["document"])["document"]
         return {pair["values"]: pair["counts"] for pair in column.combine_chunks().value_counts().to_pylist()}
 
     def passages(self, document: str) -> list[Document]:
         """The chunks of one document, in the order of its text; none for an unknown id."""
-        rows = self.store.refresh().to_table(columns=[*COLUMNS, "part"], filter=in_list("document", [document]))
+        with table_errors(self.folder):
+            rows = self.store.refresh().to_table(columns=[*COLUMNS, "part"], filter=in_list("document", [document]))
         return [make_document(row) for row in sorted(rows.to_pylist(), key=lambda row: row["part"])]
 
     def sample(self, num: int) -> tuple[list[Document], Vectors]:
         """At most `num` chunks evenly spread over the index, and their vectors [num, D], of length 1."""
-        dataset = self.store.refresh()
-        num_rows = dataset.count_rows()
-        places = np.linspace(0, num_rows - 1, min(num, num_rows)).astype(int).tolist()
-        rows = dataset.take(places, columns=[*COLUMNS, self.store.vector_column])
+        with table_errors(self.folder):
+            dataset = self.store.refresh()
+            num_rows = dataset.count_rows()
+            places = np.linspace(0, num_rows - 1, min(num, num_rows)).astype(int).tolist()
+            rows = dataset.take(places, columns=[*COLUMNS, self.store.vector_column])
         vectors = self.store.decode(rows[self.store.vector_column])
         return [make_document(row) for row in rows.select(COLUMNS).to_pylist()], normalise(vectors)
 
@@ -223,7 +226,7 @@ class Index:
     def delete(self, ids: Iterable[str]) -> int:
         """Removes documents by id, with all their chunks; returns how many there were. A build brings its own back."""
         wanted = list(dict.fromkeys(ids))
-        with writer_lock(self.folder):
+        with writer_lock(self.folder), table_errors(self.folder):
             return self.store.delete(wanted)
 
     def optimize(self) -> IndexStats:
@@ -267,8 +270,8 @@ class Index:
         if identify(encoder) != settings.model_hash:
             raise StoreError(
                 f"{self.folder} was made with {settings.model} ({settings.model_hash}), not with {encoder.name} "
-                f"({identify(encoder)}) as it is now; make it anew with: diffembed index build {self.folder.name} "
-                f"--model {encoder.name} --replace"
+                f"({identify(encoder)}) as it is now; make it anew with: diffembed index build {called(self.folder)} "
+                f"--model {getattr(encoder, 'location', None) or encoder.name} --replace"
             )
 
 

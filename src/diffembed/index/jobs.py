@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from diffembed.documents import ChunkPolicy, ReadOptions, check_sources
+from diffembed.documents import ChunkPolicy, ReadOptions, check_sources, has_lines
 from diffembed.embedding.embedder import Embedder
 from diffembed.errors import ConfigError, EmptyInputError, InputError, StoreError
 from diffembed.index.encoding import (
@@ -48,6 +48,7 @@ def build_index(
     precision: Precision | None = None,
     reading: ReadOptions | None = None,
     is_replaced: bool = False,
+    drops_added: bool = False,
     ray: str | None = None,
     cores_per_actor: int | None = None,
     block_chunks: int = BLOCK_CHUNKS,
@@ -61,6 +62,7 @@ def build_index(
     location: what loads the embedder again; what it was loaded from if none is given.
     chunks, precision, reading: `None` takes what the index was made with, or the defaults for a new one.
     is_replaced: makes the index anew, in another way if asked; the old one serves until the new one is complete.
+    drops_added: lets a replacement lose what was put in by `Index.add`, which no source brings back.
     ray: address of a Ray cluster that does the work, `auto` for the one that runs here; None works in this process.
     cores_per_actor: cores of each encoder on the cluster; needs `ray`.
     block_chunks: chunks encoded together. commit_s: seconds between commits; a crash loses no more than that.
@@ -70,7 +72,9 @@ def build_index(
     if ray is None and cores_per_actor is not None:
         raise ConfigError("cores_per_actor parts a Ray cluster among encoders; it has no effect without ray")
     folder = index_folder(name_or_path)
-    stored = prepare_build(name_or_path, sources, is_replaced=is_replaced)
+    stored = prepare_build(name_or_path, sources, is_replaced=is_replaced, drops_added=drops_added)
+    # A first build that found no text leaves an index of nothing, which may be made in any way.
+    is_replaced = is_replaced or (stored is not None and _is_empty(folder, stored))
     settings = IndexSettings(
         model=embedder.name,
         model_hash=identify(embedder),
@@ -117,7 +121,11 @@ def build_index(
 
 
 def prepare_build(
-    name_or_path: str | Path, sources: Sequence[str | Path] = (), *, is_replaced: bool = False
+    name_or_path: str | Path,
+    sources: Sequence[str | Path] = (),
+    *,
+    is_replaced: bool = False,
+    drops_added: bool = False,
 ) -> IndexSettings | None:
     """What an index was made with, None for a new one or one whose settings are lost; needs no encoder.
 
@@ -134,6 +142,11 @@ def prepare_build(
         raise ConfigError(f"{folder} is no index and not empty; choose another name")
     if not sources and not (stored and stored.sources):
         raise ConfigError("name at least one source: a folder, a file, - or hf://datasets/OWNER/NAME")
+    if stored and is_replaced and not drops_added and (num_added := _num_added(folder, stored)):
+        raise StoreError(
+            f"{folder} holds {num_added} texts that were put in by index add, and no source brings them back; "
+            "to lose them, run the same command again with --drop-added"
+        )
     check_sources([source for source in sources if not is_hub(source)])
     for source in filter(is_hub, map(str, sources)):
         parse_address(source)
@@ -182,7 +195,7 @@ class Job:
                     f"no text was found in {', '.join(self.settings.sources)}; {skips.num} were passed over, see "
                     f"{self.store.folder / SKIPPED_FILE}.part; the index was left as it is"
                 )
-            report.num_removed = self.remove_gone(ledger)
+            report.num_removed = self.remove_gone(ledger, skips)
             self.settings.save(self.store.folder)
             bar.say("tidying")
             tidy(self.store)
@@ -213,8 +226,10 @@ class Job:
                 fragments, replaced = fragments + written, replaced + [cut.document.id for cut in block if cut.is_known]
                 self._count(encoded, bar)
                 if time.perf_counter() - committed >= self.commit_s:
-                    self.store.commit(fragments, replaced=replaced)
-                    fragments, replaced, committed = [], [], time.perf_counter()
+                    # Taken first: whatever interrupts the commit, the same rows are not committed twice.
+                    (taken, known), fragments, replaced = (fragments, replaced), [], []
+                    self.store.commit(taken, replaced=known)
+                    committed = time.perf_counter()
         finally:
             # Also when the job is interrupted: what was encoded is kept.
             self.store.commit(fragments, replaced=replaced)
@@ -227,11 +242,17 @@ class Job:
         self.report.num_truncated += sum(sum(document.is_truncated) for document in encoded)
         bar.encoded(len(encoded), num_chunks, num_tokens)
 
-    def remove_gone(self, ledger: Ledger) -> int:
-        """Removes what the sources no longer hold; what was added by hand stays."""
+    def remove_gone(self, ledger: Ledger, skips: Skips) -> int:
+        """Removes what the sources no longer hold; what was added by hand, or could not be read now, stays."""
         if not ledger.num_gone:
             return 0
-        gone = [row["document"] for row in self.store.documents(is_added=False) if ledger.is_gone(row["document"])]
+        gone: list[str] = []
+        for row in self.store.documents(is_added=False):
+            if ledger.is_gone(row["document"]):
+                if skips.has_lost(row["source"]):
+                    self.report.num_kept += 1
+                else:
+                    gone.append(row["document"])
         self.store.delete(gone)
         return len(gone)
 
@@ -252,7 +273,11 @@ def add_documents(
         seen.add(document.id)
     policy = store.settings.chunks
     cuts = (
-        CutDocument(document=cleaned, content_hash=hash_document(cleaned), chunks=cut(cleaned, policy, encoder))
+        CutDocument(
+            document=cleaned,
+            content_hash=hash_document(cleaned),
+            chunks=cut(cleaned, policy, encoder, counts_lines=has_lines(cleaned.source)),
+        )
         for cleaned in map(clean_document, documents)
     )
     fragments: list[Any] = []
@@ -300,6 +325,25 @@ def _stored(folder: Path, *, may_be_damaged: bool) -> IndexSettings | None:
         if may_be_damaged:
             return None
         raise
+
+
+def _is_empty(folder: Path, settings: IndexSettings) -> bool:
+    if not has_table(folder):
+        return True
+    try:
+        return next(Store(folder, settings).documents(), None) is None
+    except StoreError:
+        return False
+
+
+def _num_added(folder: Path, settings: IndexSettings) -> int:
+    """Documents that no source brings back; 0 where the table cannot be read any more."""
+    if not has_table(folder):
+        return 0
+    try:
+        return sum(1 for _ in Store(folder, settings).documents(is_added=True))
+    except StoreError:
+        return 0
 
 
 def _holds_other_things(folder: Path) -> bool:

@@ -29,6 +29,8 @@ class BuildReport:
     num_changed: int = 0
     num_unchanged: int = 0
     num_removed: int = 0
+    num_kept: int = 0
+    """Documents of files that could not be read now, or not to their end; they stay as they were."""
     num_encoded: int = 0
     """Chunks that went through the network."""
     num_truncated: int = 0

@@ -153,6 +153,8 @@ class RayJob(Job):
     def _take_news(self, news: "_News", ledger: Ledger, skips: Skips, bar: JobProgress) -> None:
         for name, reason in news.notes:
             skips.note(name, reason)
+        for name, reason in news.losses:
+            skips.lose(name, reason)
         bar.read(news.num_bytes)
         if news.report is not None:
             for count in ("num_new", "num_changed", "num_unchanged"):
@@ -166,6 +168,7 @@ class _News:
     """What the reader tells beside a block: what it has passed over, and at the end what it has met."""
 
     notes: Sequence[tuple[str, str]] = ()
+    losses: Sequence[tuple[str, str]] = ()
     num_bytes: int = 0
     report: BuildReport | None = None
     ledger: Ledger | None = None
@@ -198,9 +201,18 @@ class _Notes:
     """Stands for `Skips` where there is no file to write."""
 
     notes: list[tuple[str, str]] = field(default_factory=list)
+    losses: list[tuple[str, str]] = field(default_factory=list)
 
     def note(self, name: str, reason: str) -> None:
         self.notes.append((name, reason))
+
+    def lose(self, name: str, reason: str) -> None:
+        self.losses.append((name, reason))
+
+    def take(self) -> dict[str, Any]:
+        taken = {"notes": self.notes, "losses": self.losses}
+        self.notes, self.losses = [], []
+        return taken
 
 
 class _Bytes(JobProgress):
@@ -235,9 +247,8 @@ class _Plan:
         report = BuildReport(folder="", model=self.settings.model)
         reader = Reader(self.settings, encoder, report)  # type: ignore[arg-type]  # only chunks of tokens ask for it
         for block in blocks(reader.pending(ledger, notes, num_bytes), self.block_chunks):
-            yield _row(pa, block, _News(notes=notes.notes, num_bytes=num_bytes.take()))
-            notes.notes = []
-        yield _row(pa, [], _News(notes=notes.notes, num_bytes=num_bytes.take(), report=report, ledger=ledger))
+            yield _row(pa, block, _News(**notes.take(), num_bytes=num_bytes.take()))
+        yield _row(pa, [], _News(**notes.take(), num_bytes=num_bytes.take(), report=report, ledger=ledger))
 
 
 def _row(pa: Any, block: Sequence[CutDocument], news: _News) -> Any:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffembed.documents import FoundText, read_rows, stream_texts
-from diffembed.errors import InputError
+from diffembed.errors import EmptyInputError, InputError
 from diffembed.index.encoding import CutDocument, clean_document, cut, hash_document
 from diffembed.index.hub import is_hub, stream_hub
 from diffembed.index.ledger import Ledger, State
@@ -36,8 +36,11 @@ class Reader:
                 continue
             try:
                 document = clean_document(found.read())
-            except InputError as error:
+            except EmptyInputError as error:
                 skips.note(found.source, str(error))
+                continue
+            except InputError as error:
+                skips.lose(found.source, str(error))
                 continue
             if found.row is not None:
                 bar.read(len(document.text))
@@ -63,7 +66,7 @@ class Reader:
     def _found(self, skips: Notes) -> Iterator[FoundText]:
         local = [source for source in self.settings.sources if not is_hub(source)]
         if local:
-            yield from stream_texts(local, options=self.settings.reading, on_skip=skips.note)
+            yield from stream_texts(local, options=self.settings.reading, on_skip=skips.note, on_lost=skips.lose)
         for source in filter(is_hub, self.settings.sources):
             yield from stream_hub(source, self.settings.reading, on_skip=skips.note)
 

@@ -15,7 +15,7 @@ from diffembed.embedding.precision import hamming, pack_signs, unpack_signs
 from diffembed.errors import ConfigError, StoreError, UnknownNameError
 from diffembed.index.maintenance import EXACT_ROWS
 from diffembed.index.store import Store, fixed_rows
-from diffembed.index.writing import table_errors
+from diffembed.index.writing import called, table_errors
 from diffembed.records import Document, Hit, Vectors
 
 # N = rows of the table, K = rows found, D = components, B = bytes of a row of bits
@@ -90,7 +90,7 @@ class Searcher:
         if not any(index["name"] == "text_idx" for index in dataset.list_indices()):
             raise StoreError(
                 f"{self.store.folder} has no full-text index; make it with: "
-                f"diffembed index optimize {self.store.folder.name}"
+                f"diffembed index optimize {called(self.store.folder)}"
             )
         with table_errors(self.store.folder):
             rows = dataset.scanner(
@@ -227,7 +227,7 @@ def collapse_documents(found: Sequence[Found]) -> list[Found]:
         keys = {f"document {each.row['document']}", f"text {' '.join(each.row['text'].casefold().split())}"}
         if seen.isdisjoint(keys):
             kept.append(each)
-        seen |= keys
+            seen |= keys
     return kept
 
 

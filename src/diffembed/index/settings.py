@@ -13,9 +13,9 @@ from typing import Any, Literal, get_args
 
 from diffembed.documents import ChunkPolicy, ReadOptions
 from diffembed.documents.chunking import ChunkKind, ChunkUnit
-from diffembed.documents.streaming import MAX_FILE_BYTES
 from diffembed.embedding.embedder import Embedder
 from diffembed.errors import StoreError, UnknownNameError
+from diffembed.index.writing import called
 from diffembed.provenance import hash_config, hash_file, user_data, write_json
 from diffembed.records import Encoder
 
@@ -82,7 +82,7 @@ def load_settings(folder: Path) -> IndexSettings:
     """index.json of a folder. Raises StoreError where there is none or it cannot be read."""
     path = folder / SETTINGS_FILE
     if not path.exists():
-        raise StoreError(f"there is no index in {folder}; make one with: diffembed index build {folder.name} SOURCE")
+        raise StoreError(f"there is no index in {folder}; make one with: diffembed index build {called(folder)} SOURCE")
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         if stored.pop("format") != FORMAT:
@@ -100,7 +100,7 @@ def load_settings(folder: Path) -> IndexSettings:
     except (KeyError, TypeError, AttributeError, ValueError, OSError) as error:
         raise StoreError(
             f"{path} is damaged ({error}); "
-            f"make the index anew with: diffembed index build {folder.name} SOURCE --replace"
+            f"make the index anew with: diffembed index build {called(folder)} SOURCE --replace"
         ) from error
 
 
@@ -121,26 +121,41 @@ def stored_model(name_or_path: str | Path) -> tuple[str | None, Mapping[str, Any
 
 
 def make_chunks(
-    *, kind: ChunkKind | None, size: int | None, unit: ChunkUnit = "characters", overlap: int = 0
+    stored: ChunkPolicy | None,
+    *,
+    kind: ChunkKind | None,
+    size: int | None = None,
+    unit: ChunkUnit | None = None,
+    overlap: int | None = None,
 ) -> ChunkPolicy | None:
-    """A policy of the parts that were named; None where none was."""
-    if kind is None and size is None and unit == "characters" and not overlap:
-        return None
-    return ChunkPolicy(kind=kind or "heading", size=size, unit=unit, overlap=overlap)
+    """The stored policy, or the usual one, with the parts that were named; None where none was.
+
+    Of another kind nothing that is stored has a meaning.
+    """
+    asked: dict[str, Any] = {"kind": kind, "size": size, "unit": unit, "overlap": overlap}
+    named = {name: value for name, value in asked.items() if value is not None}
+    base = ChunkPolicy() if stored is None or kind not in (None, stored.kind) else stored
+    return dataclasses.replace(base, **named) if named else None
 
 
 def make_reading(
-    *, format: str | None, text_column: str | None, id_column: str | None, max_file_mb: int | None
+    stored: ReadOptions | None,
+    *,
+    format: str | None = None,
+    text_column: str | None = None,
+    id_column: str | None = None,
+    max_file_mb: int | None = None,
 ) -> ReadOptions | None:
-    """Options of the parts that were named; None where none was."""
-    if format is None and text_column is None and id_column is None and max_file_mb is None:
-        return None
-    return ReadOptions(
-        format=format,
-        text_column=text_column,
-        id_column=id_column,
-        max_file_bytes=MAX_FILE_BYTES if max_file_mb is None else max_file_mb * 1_000_000,
-    )
+    """The stored options, or the usual ones, with the parts that were named; None where none was."""
+    max_file_bytes = None if max_file_mb is None else max_file_mb * 1_000_000
+    asked: dict[str, Any] = {
+        "format": format,
+        "text_column": text_column,
+        "id_column": id_column,
+        "max_file_bytes": max_file_bytes,
+    }
+    named = {name: value for name, value in asked.items() if value is not None}
+    return dataclasses.replace(stored or ReadOptions(), **named) if named else None
 
 
 def identify(encoder: Encoder) -> str:

@@ -20,6 +20,10 @@ class Notes(Protocol):
         """Adds one name with its reason."""
         ...
 
+    def lose(self, name: str, reason: str) -> None:
+        """Adds a file or folder that could not be read, or not to its end: what was kept of it is not gone."""
+        ...
+
 
 @dataclass(kw_only=True, slots=True)
 class Skips:
@@ -27,6 +31,8 @@ class Skips:
 
     folder: Path
     num: int = 0
+    lost: set[str] = field(default_factory=set)
+    """Files and folders that could not be read."""
     _file: Any = field(default=None)
 
     def __enter__(self) -> "Skips":
@@ -38,6 +44,15 @@ class Skips:
         self.num += 1
         with disk_errors(self.folder):
             self._file.write(json.dumps({"name": name, "reason": reason}, ensure_ascii=True) + "\n")
+
+    def lose(self, name: str, reason: str) -> None:
+        """Adds one line, and remembers the name."""
+        self.lost.add(name)
+        self.note(name, reason)
+
+    def has_lost(self, source: str) -> bool:
+        """Whether a file, or a folder that it lies in, could not be read."""
+        return bool(self.lost) and not self.lost.isdisjoint((source, *map(str, Path(source).parents)))
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         with disk_errors(self.folder):

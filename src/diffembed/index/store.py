@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from diffembed.embedding.precision import Int8Codes, normalise, pack_signs, unpack_signs
 from diffembed.errors import ConfigError, MissingExtraError, StoreError
 from diffembed.index.settings import SETTINGS_FILE, IndexSettings, load_settings
-from diffembed.index.writing import disk_errors, table_errors
+from diffembed.index.writing import called, disk_errors, table_errors
 from diffembed.records import Document, Vectors
 
 TABLE = "chunks.lance"
@@ -56,6 +56,10 @@ class EncodedDocument:
     """True for what was handed to `Index.add`: a build leaves it alone."""
 
 
+_OF_THE_DISK = ("LanceError(IO)", "Not found: ", "Object at location")
+"""In what Lance says of a file that it cannot read, and not of a filter."""
+
+
 class Store:
     """The Lance table of an index folder. Reads see the last commit at the time of `refresh`."""
 
@@ -72,7 +76,7 @@ class Store:
         """The store of an existing index."""
         settings = load_settings(folder)
         if not has_table(folder):
-            raise StoreError(f"{folder} has no table yet; run: diffembed index build {folder.name}")
+            raise StoreError(f"{folder} has no table yet; run: diffembed index build {called(folder)}")
         return cls(folder, settings)
 
     @classmethod
@@ -246,9 +250,9 @@ class Store:
         return changed, emptied
 
     def documents(self, *, is_added: bool | None = None) -> Iterator[dict[str, Any]]:
-        """id, content_hash, modified_ns, num_bytes of every document, streamed in no certain order."""
+        """id, source, content_hash, modified_ns, num_bytes of every document, streamed in no certain order."""
         statement = "part = 0" if is_added is None else f"part = 0 AND is_added = {str(is_added).lower()}"
-        columns = ["document", "content_hash", "modified_ns", "num_bytes"]
+        columns = ["document", "source", "content_hash", "modified_ns", "num_bytes"]
         with table_errors(self.folder):
             for batch in self.refresh().scanner(columns=columns, filter=statement).to_batches():
                 yield from batch.to_pylist()
@@ -264,6 +268,9 @@ class Store:
             dataset.scanner(columns=["id"], filter=where, limit=1).explain_plan()
             dataset.scanner(columns=[], filter=where, with_row_id=True).count_rows()
         except (ValueError, OSError, RuntimeError) as error:
+            if any(mark in str(error) for mark in _OF_THE_DISK):
+                with table_errors(self.folder):
+                    raise
             reason = str(error).partition(": ")[2].partition(", /")[0] or str(error)
             _, is_of_row, words = reason.partition("Error applying filter expression to batch: ")
             if is_of_row:

@@ -11,10 +11,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from diffembed.errors import DiffEmbedError, ResourceError, StoreError
+from diffembed.provenance import user_data
 
 LOCK_FILE = "write.lock"
 WRITER_FILE = "writer.json"
 _FULL = ("no space left", "os error 28", "disk quota", "os error 122")
+
+
+def called(folder: Path) -> str:
+    """What a command takes to mean an index folder: its name in the user's data folder, else its path."""
+    if folder.parent == user_data() / "indexes":
+        return folder.name
+    return str(folder) if folder.name != str(folder) else f"./{folder}"
 
 
 @contextlib.contextmanager
@@ -81,5 +89,5 @@ def table_errors(folder: Path) -> Iterator[None]:
         first = (str(error).splitlines() or [type(error).__name__])[0].partition(", /")[0]
         raise StoreError(
             f"the table in {folder} cannot be read ({first}); "
-            f"if it is damaged, make it again with: diffembed index build {folder.name} --replace"
+            f"if it is damaged, make it again with: diffembed index build {called(folder)} --replace"
         ) from error

@@ -83,6 +83,7 @@ def problem_of(error: DiffEmbedError) -> Json:
         log.error("index failed", extra={"facts": {"error": error.__class__.__name__, "message": str(error)}})
         message = "the index cannot be used: unfinished, damaged, or made anew in another way; the log says which"
         return problem(503, message, code="index_unavailable")
+    log.error("failed", extra={"facts": {"error": error.__class__.__name__, "message": str(error)}})
     return problem(500, "the server failed; its log says where")
 
 

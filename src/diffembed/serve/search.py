@@ -3,6 +3,7 @@
 Read `SearchIndex`. `DiskIndex` is a built one; `MemoryIndex` lets a user look at a folder without building one.
 """
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +15,7 @@ import numpy as np
 from diffembed.documents import make_chunks, read_corpus
 from diffembed.documents.decoding import name_of
 from diffembed.embedding.nearest import best_places
-from diffembed.errors import ConfigError, EmptyInputError
+from diffembed.errors import ConfigError, EmptyInputError, StoreError
 from diffembed.records import Document, Encoder, Hit, Vectors
 
 if TYPE_CHECKING:
@@ -84,11 +85,14 @@ class DiskIndex:
         self._index = index
         self.model = model
         self.is_late = index.store.settings.chunks.kind == "late"
+        self._num_rows = index.num_rows
 
     @property
     def num_rows(self) -> int:
-        """Passages that can be found."""
-        return self._index.num_rows
+        """Passages that can be found; where the index cannot be read now, those of the last time."""
+        with contextlib.suppress(StoreError):
+            self._num_rows = self._index.num_rows
+        return self._num_rows
 
     def search(self, question: str, **options: Any) -> list[Hit]:
         """As `Index.search`."""

@@ -94,14 +94,30 @@ def load_engines(
 def models_of(indexes: Sequence[str]) -> dict[str, Mapping[str, Any]]:
     """What loads the models that made indexes: location -> arguments of `Embedder.load`, in the order of the indexes.
 
-    An index of a model that cannot be loaded by name has none here. Raises StoreError for one that is missing.
+    An index of a model that cannot be loaded by name has none here. Raises StoreError for one that is missing,
+    ConfigError for two of one model that was loaded in two ways.
     """
     if not indexes:
         return {}
     from diffembed.index.settings import index_folder, load_settings
 
-    found = [load_settings(index_folder(name)) for name in indexes]
-    return {settings.location: settings.loading for settings in found if settings.location is not None}
+    found: dict[str, Mapping[str, Any]] = {}
+    first: dict[str, str] = {}
+    for name in indexes:
+        settings = load_settings(index_folder(name))
+        if settings.location is None:
+            continue
+        if found.setdefault(settings.location, settings.loading) != settings.loading:
+            raise ConfigError(
+                f"{first[settings.location]} and {name} were made by {settings.model} loaded in two ways "
+                f"({_shown(found[settings.location])}; {_shown(settings.loading)}); serve them apart"
+            )
+        first.setdefault(settings.location, name)
+    return found
+
+
+def _shown(loading: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in loading.items())
 
 
 def open_indexes(names: Sequence[str], engines: Mapping[str, Engine]) -> dict[str, SearchIndex]:
