@@ -82,6 +82,17 @@ def test_rows_without_ids_are_added_beside_each_other(run: Run, notes: Path, mon
     assert {hit["parent"].partition("#")[0] for hit in hits} == {"added"}
 
 
+def test_columns_of_added_rows_can_be_chosen(run: Run, notes: Path, tmp_path: Path) -> None:
+    assert run("index", "build", "sea", str(notes), "--model", "tiny")[0] == 0
+    (tmp_path / "more.csv").write_text("key,body,lang\nk1,Ropes hold.,en\n")
+    assert run("index", "add", "sea", str(tmp_path / "more.csv"), "--text-column", "body", "--id-column", "key")[0] == 0
+    hits = run("index", "search", "sea", "ropes", "--mode", "bm25", "--json").rows  # type: ignore[attr-defined]
+    assert [(hit["parent"], hit["metadata"]) for hit in hits] == [("k1", {"lang": "en"})]
+    code, _, err = run("index", "build", "sea", "--model", "tiny", "--replace")
+    assert code == 1 and "--drop-added" in err
+    assert run("index", "build", "sea", "--model", "tiny", "--replace", "--drop-added")[0] == 0
+
+
 def test_another_way_of_making_needs_replace(run: Run, notes: Path) -> None:
     build = ("index", "build", "sea", str(notes), "--model", "tiny")
     assert run(*build)[0] == 0

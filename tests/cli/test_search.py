@@ -60,6 +60,15 @@ def test_nothing_to_ask_or_to_search_is_an_error() -> None:
         search_documents(ByLetters(), documents("a"), "a", top_k=0)
 
 
+def test_columns_of_row_files_can_be_chosen(run: Run, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_text("key,body,lang\nk1,Tides rise.,en\nk2,Bread bakes.,en\n")
+    model = ("--model", "tiny-llama", "--json")
+    assert "choose the text column among key, body, lang" in run("search", str(rows), "tides", *model)[2]
+    ran = run("search", str(rows), "tides", "--text-column", "body", "--id-column", "key", "-k", "2", *model)
+    assert {(hit["id"], hit["text"]) for hit in ran.rows} == {("k1", "Tides rise."), ("k2", "Bread bakes.")}  # type: ignore[attr-defined]
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "notes").mkdir()

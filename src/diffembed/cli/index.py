@@ -219,7 +219,16 @@ def search(
 
 
 @app.command
-def add(name: str, rows: Source, /, *, format: RowFormat | None = None, json: Json = False) -> None:
+def add(
+    name: str,
+    rows: Source,
+    /,
+    *,
+    format: RowFormat | None = None,
+    text_column: str | None = None,
+    id_column: str | None = None,
+    json: Json = False,
+) -> None:
     """Add the rows of a file to an index, in place of texts of the same ids.
 
     A row without an id gets one made of its content, so that it replaces nothing and is added once. A later build
@@ -236,13 +245,17 @@ def add(name: str, rows: Source, /, *, format: RowFormat | None = None, json: Js
         A txt (one text per line), jsonl, csv, tsv or parquet file, or - for standard input.
     format
         Format of the rows, where the file's suffix does not tell; standard input is txt.
+    text_column
+        Column with the text; `text`, or the only one, if none is given.
+    id_column
+        Column with the id; `_id` or `id` if none is given.
     json
         Print one JSON line.
     """
     from diffembed.index import Index, read_additions
 
     index = Index.open(name)
-    num_chunks = index.add(read_additions(rows, format=format))
+    num_chunks = index.add(read_additions(rows, format=format, text_column=text_column, id_column=id_column))
     if json:
         print_json({"chunks_added": num_chunks, "num_rows": index.num_rows})
         return

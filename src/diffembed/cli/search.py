@@ -18,6 +18,8 @@ def search(
     model: Model = None,
     top_k: Annotated[int, Parameter(name=["--top-k", "-k"])] = 5,
     instruction: str | None = None,
+    text_column: str | None = None,
+    id_column: str | None = None,
     pooling: Pooling = None,
     attention: Attention = None,
     dtype: Dtype = "auto",
@@ -43,6 +45,10 @@ def search(
         Number of passages to show.
     instruction
         Instruction in front of the question; '' for none, the model's own if none is given.
+    text_column
+        Column of row files with the text; `text`, or the only one, if none is given.
+    id_column
+        Column of row files with the id; `_id` or `id` if none is given, and else rows are numbered.
     pooling
         How token states become one vector; the model's own if none is given.
     attention
@@ -57,7 +63,7 @@ def search(
     from diffembed.embedding.embedder import Embedder
     from diffembed.embedding.nearest import search_documents
 
-    corpus = read_corpus(source)
+    corpus = read_corpus(source, text_column=text_column, id_column=id_column)
     passages = corpus.make_chunks()
     say_default(model)
     skipped = f"; passed over in whole or part: {some_of(corpus.skipped)}" if corpus.skipped else ""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from diffembed.documents.chunking import CHUNK_CHARS, ChunkPolicy, cut_document
 from diffembed.documents.decoding import name_of
-from diffembed.documents.streaming import ReadOptions, has_lines, stream_texts
+from diffembed.documents.streaming import MAX_FILE_BYTES, ReadOptions, has_lines, stream_texts
 from diffembed.errors import ConfigError, EmptyInputError, InputError, MissingExtraError
 from diffembed.records import Document
 
@@ -37,8 +37,10 @@ class Corpus:
         return [chunk for document in self.documents for chunk in make_chunks(document, max_chars=max_chars)]
 
 
-def read_corpus(source: Path | str) -> Corpus:
+def read_corpus(source: Path | str, *, text_column: str | None = None, id_column: str | None = None) -> Corpus:
     """The texts of a folder, a file, or standard input for `-`, as `stream_texts` finds them.
+
+    text_column, id_column: of row files, as `ReadOptions` has them.
 
     Inside a folder, what cannot be read is passed over and listed; a file named directly must be readable to its end.
     Raises InputError for a file that is not, EmptyInputError when no text is left, and MissingExtraError for a page or
@@ -54,7 +56,11 @@ def read_corpus(source: Path | str) -> Corpus:
         skipped.setdefault(name, reason)
 
     # A file that is named directly is read however large it is.
-    options = None if is_folder else ReadOptions(max_file_bytes=sys.maxsize)
+    options = ReadOptions(
+        text_column=text_column,
+        id_column=id_column,
+        max_file_bytes=MAX_FILE_BYTES if is_folder else sys.maxsize,
+    )
     for found in stream_texts([source], options=options, on_skip=skip):
         name = name_of(found.source)
         try:

@@ -71,12 +71,14 @@ class Reader:
             yield from stream_hub(source, self.settings.reading, on_skip=skips.note)
 
 
-def read_additions(source: Path | str, *, format: str | None = None) -> list[Document]:
+def read_additions(
+    source: Path | str, *, format: str | None = None, text_column: str | None = None, id_column: str | None = None
+) -> list[Document]:
     """The rows of a file for `Index.add`, without blank ones.
 
     The id of a row that has none is made of its content: it replaces no other, and the same row is there once.
     """
-    rows = read_rows(source, format=format, make_id=_content_id)
+    rows = read_rows(source, format=format, text_column=text_column, id_column=id_column, make_id=_content_id)
     return list({row.id: row for row in rows if row.text.strip()}.values())
 
 
