@@ -135,6 +135,11 @@ def test_a_server_takes_the_model_of_its_index(run: Run, notes: Path, monkeypatc
     engines.clear()
     assert run("serve", "--index", "sea", "--model", "tiny")[0] == 0
     assert [engine.embedder.dim for engine in engines.values()] == [32], "as the index was made, also where it is named"
+    code, _, err = run("serve", "--index", "sea", "--max-tokens", "16")
+    assert code == 2 and "leave out --max-tokens" in err
+    assert run("serve", "--index", "sea", "--token-budget", "64")[0] == 0, "which changes no vector"
+    code, _, err = run("serve", "--index", "sea", "--token-budget", "0")
+    assert code == 2 and "token_budget is 0" in err
     assert run("serve", "--index", "none")[0] == 1
 
 

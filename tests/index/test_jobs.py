@@ -242,6 +242,8 @@ def test_a_replacement_does_not_lose_what_was_added_by_hand_unasked(corpus: Path
     with pytest.raises(StoreError, match=r"holds 1 texts that were put in by index add.* again with --drop-added"):
         build_index(tmp_path / "ix", embedder=Counting(), is_replaced=True)
     assert Index.open(tmp_path / "ix", embedder=Counting()).passages("by hand")
+    with pytest.raises(ConfigError, match="--drop-added is for --replace"):
+        build_index(tmp_path / "ix", embedder=Counting(), drops_added=True)
     build_index(tmp_path / "ix", embedder=Counting(), is_replaced=True, drops_added=True)
     assert not Index.open(tmp_path / "ix", embedder=Counting()).passages("by hand")
 
@@ -253,6 +255,11 @@ def test_an_index_of_nothing_may_be_made_in_another_way(tmp_path: Path, embedder
         build_index(tmp_path / "ix", [tmp_path / "files"], embedder=Counting())
     (tmp_path / "files" / "a.txt").write_text("A note.")
     assert build_index(tmp_path / "ix", [tmp_path / "files"], embedder=embedder).num_documents == 1
+    for path in (tmp_path / "ix" / "chunks.lance" / "_versions").iterdir():
+        path.write_bytes(b"damaged")
+    with pytest.raises(StoreError, match="cannot be read"):
+        build_index(tmp_path / "ix", [tmp_path / "files"], embedder=Counting())
+    assert (tmp_path / "ix" / "chunks.lance").exists(), "what cannot be read is not taken for nothing"
 
 
 def test_added_rows_have_the_lines_of_a_build(tmp_path: Path, embedder: Embedder) -> None:

@@ -130,8 +130,10 @@ def test_two_machines_and_a_killed_worker_give_the_rows_of_the_local_build(clust
     # A second run on the cluster encodes what changed, and removes what is gone.
     (folder / "000.txt").write_text("a text that is new")
     (folder / "001.txt").unlink()
+    (folder / "002.txt").write_bytes(b"tid\xe9s")
     again = build_index(tmp_path / "ray", [folder], ray=cluster.address, **settings)
     assert (again.num_changed, again.num_removed, again.num_new, again.num_encoded) == (1, 1, 0, 1)
+    assert again.num_kept == 1, "what cannot be read now stays"
     build_index(tmp_path / "local", [folder], **settings)
     assert_same_rows(tmp_path / "local", tmp_path / "ray")
     (hit, *_) = Index.open(tmp_path / "ray", embedder=embedder).search("a text that is new", k=1)

@@ -5,6 +5,7 @@ killed at any moment is simply run again. Knows neither Ray nor search.
 """
 
 import contextlib
+import dataclasses
 import time
 import uuid
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ from diffembed.index.reading import Reader, stamp
 from diffembed.index.settings import SETTINGS_FILE, IndexSettings, Precision, identify, index_folder, load_settings
 from diffembed.index.skips import SKIPPED_FILE, Skips
 from diffembed.index.store import EncodedDocument, Store, has_table
-from diffembed.index.writing import writer_lock
+from diffembed.index.writing import table_errors, writer_lock
 from diffembed.records import Document, Encoder
 
 COMMIT_S = 20.0
@@ -73,8 +74,6 @@ def build_index(
         raise ConfigError("cores_per_actor parts a Ray cluster among encoders; it has no effect without ray")
     folder = index_folder(name_or_path)
     stored = prepare_build(name_or_path, sources, is_replaced=is_replaced, drops_added=drops_added)
-    # A first build that found no text leaves an index of nothing, which may be made in any way.
-    is_replaced = is_replaced or (stored is not None and _is_empty(folder, stored))
     settings = IndexSettings(
         model=embedder.name,
         model_hash=identify(embedder),
@@ -87,13 +86,16 @@ def build_index(
         reading=reading or (stored.reading if stored else ReadOptions()),
         made=(stored.made if stored and not is_replaced else "") or uuid.uuid4().hex,
     )
+    if stored and not is_replaced and (differences := stored.differences(settings)):
+        if _num_documents(folder, stored):
+            raise StoreError(
+                f"{folder} was made with {', '.join(differences)}, which is not what is asked for now; "
+                "to make it anew, run the same command again with --replace"
+            )
+        # A build that found no text leaves an index of nothing, which may be made in any way.
+        is_replaced, settings = True, dataclasses.replace(settings, made=uuid.uuid4().hex)
     is_beside = is_replaced and (folder / SETTINGS_FILE).exists()
     staged = folder.with_name(f".{folder.name}.new") if is_beside else folder
-    if stored and not is_replaced and (differences := stored.differences(settings)):
-        raise StoreError(
-            f"{folder} was made with {', '.join(differences)}, which is not what is asked for now; "
-            "to make it anew, run the same command again with --replace"
-        )
     with contextlib.ExitStack() as stack:
         stack.enter_context(writer_lock(folder))
         if staged != folder:
@@ -142,7 +144,14 @@ def prepare_build(
         raise ConfigError(f"{folder} is no index and not empty; choose another name")
     if not sources and not (stored and stored.sources):
         raise ConfigError("name at least one source: a folder, a file, - or hf://datasets/OWNER/NAME")
-    if stored and is_replaced and not drops_added and (num_added := _num_added(folder, stored)):
+    if drops_added and not is_replaced:
+        raise ConfigError("--drop-added is for --replace; a build leaves what was added as it is")
+    num_added = 0
+    if stored and is_replaced and not drops_added:
+        # What a damaged table held is lost already.
+        with contextlib.suppress(StoreError):
+            num_added = _num_documents(folder, stored, "is_added")
+    if num_added:
         raise StoreError(
             f"{folder} holds {num_added} texts that were put in by index add, and no source brings them back; "
             "to lose them, run the same command again with --drop-added"
@@ -327,23 +336,12 @@ def _stored(folder: Path, *, may_be_damaged: bool) -> IndexSettings | None:
         raise
 
 
-def _is_empty(folder: Path, settings: IndexSettings) -> bool:
-    if not has_table(folder):
-        return True
-    try:
-        return next(Store(folder, settings).documents(), None) is None
-    except StoreError:
-        return False
-
-
-def _num_added(folder: Path, settings: IndexSettings) -> int:
-    """Documents that no source brings back; 0 where the table cannot be read any more."""
+def _num_documents(folder: Path, settings: IndexSettings, where: str = "true") -> int:
+    """Documents of an index of which a condition holds. Raises StoreError where the table cannot be read."""
     if not has_table(folder):
         return 0
-    try:
-        return sum(1 for _ in Store(folder, settings).documents(is_added=True))
-    except StoreError:
-        return 0
+    with table_errors(folder):
+        return int(Store(folder, settings).dataset.count_rows(f"part = 0 AND {where}"))
 
 
 def _holds_other_things(folder: Path) -> bool:
